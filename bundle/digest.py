@@ -1,0 +1,66 @@
+"""SHA-256 of files and folders, and the check of a bundle folder against its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from .errors import CorruptBundle, NotFound
+from .manifest import MANIFEST_NAME, REPORT_NAME, Manifest
+
+UNHASHED = frozenset({MANIFEST_NAME, REPORT_NAME})
+"""Files outside the table of hashes: the manifest, which seals itself, and the report for people."""
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_digests(folder: Path) -> dict[str, str]:
+    """SHA-256 by relative POSIX path of every file that the manifest has to list.
+
+    Raises:
+        CorruptBundle: a symbolic link or something that is neither file nor folder.
+    """
+    digests = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise CorruptBundle(f"bundle {folder}: only plain files and folders are allowed", extra=(name,))
+        if path.is_file() and name not in UNHASHED:
+            digests[name] = file_digest(path)
+    return digests
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle folder, itself checked, its files not.
+
+    Raises:
+        NotFound: no bundle there.
+        CorruptBundle: the manifest was changed.
+        Unsupported: written by a newer nlpdeploy.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        raw = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"no bundle in {folder}: {MANIFEST_NAME} is missing") from None
+    return Manifest.from_bytes(raw)
+
+
+def verified_manifest(folder: Path) -> Manifest:
+    """The manifest, after every file of the bundle was compared with it. Call this before parsing any of them.
+
+    Raises:
+        NotFound, CorruptBundle, Unsupported: as :func:`read_manifest`; extra, missing and changed files named apart.
+    """
+    manifest = read_manifest(folder)
+    found, listed = folder_digests(folder), manifest.files
+    extra = tuple(sorted(found.keys() - listed.keys()))
+    missing = tuple(sorted(listed.keys() - found.keys()))
+    changed = tuple(path for path in sorted(found.keys() & listed.keys()) if found[path] != listed[path])
+    if extra or missing or changed:
+        raise CorruptBundle(f"bundle {folder} is not what was published", extra=extra, missing=missing, changed=changed)
+    return manifest

@@ -1,0 +1,133 @@
+"""The values that prove an engine: parity against the checkpoint, accuracy, latency and its curve.
+
+They are written by ``export/``, stored in the manifest and in ``evidence/``, and read by ``runtime/``, ``serve/`` and
+the reports. Times are seconds unless a name says ``_ms``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .compare import Deviation
+
+
+@dataclass(frozen=True)
+class ParityCase:
+    """One point of the parity grid.
+
+    Attributes:
+        name: what was run, e.g. ``batch 8, length 128, padded`` or ``real texts``.
+        output: the output compared, e.g. ``logits``.
+        deviation: how far the engine was.
+        flips: rows whose label differs from the reference's.
+        flips_outside_margin: of those, rows whose reference margin (top minus second logit) exceeds twice the
+            tolerance, so that the difference can't be explained by it.
+        passed: within tolerance and, where the precision allows none, without flips outside the margin.
+    """
+
+    name: str
+    output: str
+    deviation: Deviation
+    flips: int
+    flips_outside_margin: int
+    passed: bool
+
+
+@dataclass(frozen=True)
+class ParityResult:
+    """The verdict on one engine's numbers.
+
+    Attributes:
+        passed: every case passed.
+        reason: the first failure with its number; None where it passed.
+        tolerance: largest absolute error allowed on logits, and where it comes from.
+        tolerance_source: e.g. ``fp32: 100 x noise floor 3.1e-07, at least 1e-04``.
+        noise_floor: largest difference of the reference to itself between row by row and padded batches.
+        rows: real rows compared.
+        flips: label flips over the real rows.
+        flips_outside_margin: flips that the tolerance can't explain.
+        flip_bound: exact (Clopper-Pearson) upper 95 % confidence bound on the flip rate.
+        agreement: 1 - flips / rows.
+        company: largest difference of a row's logits alone and in mixed company (0.0 where rows are independent).
+        max_abs_error: largest absolute logit error over all cases.
+        mean_abs_error: mean absolute logit error over the real rows.
+        cosine: smallest row cosine over the real rows.
+        cases: the grid in full.
+    """
+
+    passed: bool
+    reason: str | None
+    tolerance: float
+    tolerance_source: str
+    noise_floor: float
+    rows: int
+    flips: int
+    flips_outside_margin: int
+    flip_bound: float
+    agreement: float
+    company: float
+    max_abs_error: float
+    mean_abs_error: float
+    cosine: float
+    cases: tuple[ParityCase, ...] = ()
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The task's own measure on labelled data, paired with the reference's on the same rows.
+
+    Attributes:
+        rows: labelled rows used.
+        accuracy: share of rows with the right label (regression: 1 - mean absolute error is not used; None there).
+        macro_f1: F1 averaged over classes that occur in data or answers.
+        drop: the reference's accuracy minus this one (positive: worse).
+        drop_high: upper 95 % bound on the drop from the discordant pairs.
+    """
+
+    rows: int
+    accuracy: float
+    macro_f1: float
+    drop: float
+    drop_high: float
+
+
+@dataclass(frozen=True)
+class LatencyCurve:
+    """Seconds that one engine call takes, fitted by non-negative least squares over measured points.
+
+    latency(tokens, rows) = base + per_token * tokens + per_row * rows + per_square * tokens^2 / rows
+
+    ``tokens`` counts the padded tensor's elements (rows x longest), so ``tokens^2 / rows`` is the attention's cost.
+    """
+
+    base: float
+    per_token: float
+    per_row: float
+    per_square: float
+    points: tuple[tuple[int, int, float], ...] = ()
+    """The measured points: (rows, length, median seconds)."""
+
+    def seconds(self, tokens: int, rows: int) -> float:
+        """Forecast of one call with ``rows`` rows padded to ``tokens`` elements altogether."""
+        return (
+            self.base + self.per_token * tokens + self.per_row * rows + self.per_square * tokens * tokens / max(rows, 1)
+        )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Measured speed at batch 1 over the user's own length mix, interleaved with the other engines.
+
+    Attributes:
+        p50_ms: median of one text's engine call in milliseconds.
+        p95_ms: nearest-rank 95th percentile.
+        speedup: the reference's median divided by this one, paired text by text in one run.
+        texts_per_second: in sorted batches of the planner.
+        samples: calls behind the quantiles.
+    """
+
+    p50_ms: float
+    p95_ms: float
+    speedup: float
+    texts_per_second: float
+    samples: int

@@ -1,0 +1,365 @@
+"""The store: names, versions, atomic publication, which version serves.
+
+    <root>/<name>/<version>/       immutable bundles, version = 1, 2, 3 …
+    <root>/<name>/current.json     which version serves, and its history
+    <root>/.staging/…              half-made bundles that no reader looks at
+
+A bundle becomes visible by one ``rename`` of a synced folder, so a reader sees all of it or nothing, whatever dies when.
+Publishers of one name exclude each other with ``flock``; the kernel drops the lock of a process that dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .digest import folder_digests, read_manifest, verified_manifest
+from .errors import InvalidInput, NotFound, StoreFailed
+from .manifest import MANIFEST_NAME, Manifest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A resolved ``name[:version]``.
+
+    Attributes:
+        name: model name.
+        version: the version meant, at least 1.
+        path: the bundle's folder.
+    """
+
+    name: str
+    version: int
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Current:
+    """Which version serves: the last of ``history``, whose items are (version, ISO time, why).
+
+    ``newest`` is the highest version ever published, so that a number is not given twice after a deletion.
+    """
+
+    version: int
+    newest: int
+    history: tuple[tuple[int, str, str], ...]
+
+
+class Staging:
+    """A folder that only its maker sees, until :meth:`Store.publish` renames it into place."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    def close(self) -> None:
+        """Remove what is left of the folder and give the lock back."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        lock_file = self.path.with_suffix(".lock")
+        lock_file.unlink(missing_ok=True)
+        os.close(self._lock)
+
+
+class Store:
+    """Bundles under one folder.
+
+    Args:
+        root: the folder; made on the first publication.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[str]:
+        """Names with at least one published version, sorted."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and self.versions(path.name)
+        )
+
+    def versions(self, name: str) -> list[int]:
+        """Published versions of a name, ascending; empty where there is none."""
+        folder = self.root / check_name(name)
+        if not folder.is_dir():
+            return []
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and (p / MANIFEST_NAME).is_file())
+
+    def resolve(self, spec: str) -> Reference:
+        """Find ``name`` (the version that serves) or ``name:version`` (``name/version`` is understood too).
+
+        Raises:
+            InvalidInput: not of that form.
+            NotFound: no such name or version, or an empty store.
+        """
+        name, version = split_spec(spec)
+        versions = self.versions(name)
+        if not versions:
+            known = ", ".join(self.names()) or "an empty store"
+            mend = "`nlpdeploy export CKPT --name NAME` makes one"
+            raise NotFound(f"model {name!r} in store {self.root}", found=known, mend=mend)
+        if version is None:
+            current = self.current(name)
+            version = current.version if current and current.version in versions else versions[-1]
+        if version not in versions:
+            listed = ", ".join(map(str, versions))
+            raise NotFound(f"version {version} of model {name!r} in store {self.root}", found=f"versions {listed}")
+        return Reference(name, version, self.root / name / str(version))
+
+    def current(self, name: str) -> Current | None:
+        """Which version serves, with its history; None before the first publication is complete.
+
+        Raises:
+            StoreFailed: current.json can't be read.
+        """
+        path = self.root / check_name(name) / "current.json"
+        try:
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            history = tuple((int(v), str(when), str(why)) for v, when, why in plain["history"])
+            return Current(int(plain["version"]), int(plain["newest"]), history)
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreFailed(
+                f"{path} is damaged ({error})", mend=f"`nlpdeploy models promote {name}:N` writes it anew"
+            ) from None
+
+    def manifest(self, spec: str) -> Manifest:
+        """The manifest, its bundle's files not checked."""
+        return read_manifest(self.resolve(spec).path)
+
+    def verify(self, spec: str) -> Manifest:
+        """Check every file of a bundle.
+
+        Raises:
+            CorruptBundle: extra, missing and changed files named apart.
+        """
+        return verified_manifest(self.resolve(spec).path)
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def staging(self, name: str) -> Iterator[Staging]:
+        """A private folder on the store's file system; cleared at the end unless it was published.
+
+        Folders of makers that died are cleared first: their lock is free.
+
+        Raises:
+            StoreFailed: the store can't be written.
+        """
+        check_name(name)
+        with _store_errors(self.root):
+            base = self.root / ".staging"
+            base.mkdir(parents=True, exist_ok=True)
+            self._clear_abandoned(base)
+            staging = self._new_staging(base, name)
+        try:
+            yield staging
+        finally:
+            staging.close()
+
+    def publish(
+        self, staging: Staging, manifest: Manifest, *, promote: bool = True, why: str = "published"
+    ) -> Reference:
+        """Seal the staged folder and make it the next version of ``manifest.name``.
+
+        Args:
+            staging: the folder, all files but the manifest written.
+            manifest: without ``files`` and ``digest``; both are filled in here.
+            promote: make the new version the one that serves.
+            why: goes into the history.
+
+        Raises:
+            StoreFailed: no space or no permission; nothing is visible then.
+        """
+        with _store_errors(self.root):
+            files = folder_digests(staging.path)
+            sealed = dataclasses.replace(manifest, files=files).sealed()
+            _write_synced(staging.path / MANIFEST_NAME, sealed.to_bytes())
+            _sync_tree(staging.path)
+            folder = self.root / manifest.name
+            folder.mkdir(parents=True, exist_ok=True)
+            with self._locked(folder):
+                current = self.current(manifest.name)
+                newest = max([*self.versions(manifest.name), current.newest if current else 0], default=0)
+                version = newest + 1
+                target = folder / str(version)
+                staging.path.rename(target)
+                _sync(folder)
+                self._write_current(manifest.name, version if promote or not current else current.version, why, version)
+            return Reference(manifest.name, version, target)
+
+    def promote(self, spec: str, *, why: str = "promoted") -> Reference:
+        """Make a version the one that serves. Its files are verified first.
+
+        Raises:
+            CorruptBundle: it may not serve.
+        """
+        reference = self.resolve(spec)
+        verified_manifest(reference.path)
+        with _store_errors(self.root), self._locked(reference.path.parent):
+            self._write_current(reference.name, reference.version, why)
+        return reference
+
+    def rollback(self, name: str) -> Reference:
+        """Make the version that served before the current one serve again.
+
+        Raises:
+            NotFound: there is no earlier one left.
+        """
+        versions = self.versions(name)
+        current = self.current(name)
+        serving = self.resolve(name).version
+        earlier = [v for v, _, _ in current.history if v != serving and v in versions] if current else []
+        if not earlier:
+            raise NotFound(f"an earlier version of {name!r} to roll back to", found=f"versions {versions}")
+        return self.promote(f"{name}:{earlier[-1]}", why=f"rolled back from {serving}")
+
+    def delete(self, spec: str) -> Reference:
+        """Remove one version, which must be named and must not be the one that serves while others exist.
+
+        Raises:
+            InvalidInput: no version named, or it serves.
+        """
+        name, version = split_spec(spec)
+        if version is None:
+            raise InvalidInput(f"delete {spec}", wanted="a version", mend=f"`nlpdeploy models delete {name}:N`")
+        reference = self.resolve(spec)
+        if self.resolve(name).version == version and len(self.versions(name)) > 1:
+            raise InvalidInput(f"delete {spec}", found="the version that serves", mend="promote another one first")
+        with _store_errors(self.root), self._locked(reference.path.parent):
+            with self.staging(name) as grave:
+                # One rename takes it away from readers; the slow removal happens out of their sight.
+                reference.path.rename(grave.path / "deleted")
+        return reference
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _new_staging(self, base: Path, name: str) -> Staging:
+        # The lock comes first: a cleaner that finds the folder finds it locked. One that came between the making of the
+        # lock file and its locking has removed the file, so its name is looked up again.
+        while True:
+            handle, lock_path = tempfile.mkstemp(prefix=f"{name}-", suffix=".lock", dir=base)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if os.path.exists(lock_path):
+                    folder = Path(lock_path).with_suffix("")
+                    folder.mkdir()
+                    return Staging(folder, handle)
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
+
+    def _clear_abandoned(self, base: Path) -> None:
+        for lock_path in base.glob("*.lock"):
+            with contextlib.suppress(OSError):
+                handle = os.open(lock_path, os.O_RDWR)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
+                    lock_path.unlink(missing_ok=True)
+                finally:
+                    os.close(handle)
+
+    @contextlib.contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _write_current(self, name: str, version: int, why: str, newest: int = 0) -> None:
+        folder = self.root / name
+        try:
+            old = self.current(name)
+        except StoreFailed:
+            old = None
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        history: list[Any] = [list(item) for item in old.history] if old else []
+        if not old or old.version != version:
+            history.append([version, now, why])
+        highest = max(newest, old.newest if old else 0, *self.versions(name))
+        plain = {"version": version, "newest": highest, "history": history}
+        draft = folder / ".current.json"
+        _write_synced(draft, (json.dumps(plain, indent=2) + "\n").encode())
+        draft.rename(folder / "current.json")
+        _sync(folder)
+
+
+def check_name(name: str) -> str:
+    """The name, if it is one: letters, digits, ``.``, ``_``, ``-``, starting with a letter or digit, at most 64.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if not NAME.fullmatch(name):
+        wanted = "letters, digits, '.', '_' and '-', starting with a letter or digit, at most 64"
+        raise InvalidInput("model name", found=repr(name), wanted=wanted)
+    return name
+
+
+def split_spec(spec: str) -> tuple[str, int | None]:
+    """``name``, ``name:version`` or ``name/version`` as (name, version or None).
+
+    Raises:
+        InvalidInput: not of that form.
+    """
+    name, separator, version = spec.replace("/", ":").partition(":")
+    if separator and not (version.isascii() and version.isdecimal() and int(version) > 0):
+        raise InvalidInput(f"version in {spec!r}", found=repr(version), wanted="a whole number from 1")
+    return check_name(name), int(version) if separator else None
+
+
+@contextlib.contextmanager
+def _store_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        mend = (
+            "choose a folder you may write with --store or $NLPDEPLOY_STORE"
+            if isinstance(error, PermissionError)
+            else None
+        )
+        raise StoreFailed(f"store {root}: {error.strerror or error}", found=error.filename, mend=mend) from error
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

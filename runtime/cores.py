@@ -1,0 +1,52 @@
+"""How many cores this process may really use: the cgroup's quota and the CPU affinity, not the machine's logical CPUs."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def usable_cores(cgroup: Path = CGROUP) -> int:
+    """Cores for this process, at least 1: the smaller of the affinity mask and the CPU quota rounded up."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota(cgroup)
+    return max(1, min(affinity, math.ceil(quota) if quota else affinity))
+
+
+def _quota(cgroup: Path) -> float | None:
+    try:
+        limit, period = (cgroup / "cpu.max").read_text().split()  # version 2
+        return None if limit == "max" else int(limit) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        limit_us = int((cgroup / "cpu/cpu.cfs_quota_us").read_text())  # version 1
+        return limit_us / int((cgroup / "cpu/cpu.cfs_period_us").read_text()) if limit_us > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+def instruction_sets() -> frozenset[str]:
+    """The CPU flags that decide which engines are fast or exact here, e.g. ``avx2``, ``avx512_vnni``, ``amx_bf16``."""
+    wanted = {
+        "avx2",
+        "avx512f",
+        "avx_vnni",
+        "avx512_vnni",
+        "avx512_bf16",
+        "amx_bf16",
+        "amx_int8",
+        "avx512_fp16",
+        "asimd",
+        "i8mm",
+        "bf16",
+    }
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(flags.partition(":")[2].split()) & wanted

@@ -1,0 +1,205 @@
+"""A bundle, ready to answer in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..bundle.compare import deviation
+from ..bundle.digest import verified_manifest
+from ..bundle.errors import EngineFailed, EngineUnavailable, InvalidInput
+from ..bundle.manifest import EngineEntry, Manifest
+from ..bundle.specs import EngineState, ModelSpec, Task
+from ..bundle.store import Store
+from .batching import lay_out, plan
+from .catalogue import load_engine
+from .cores import usable_cores
+from .engine import Engine, EngineOptions
+from .tasks import Floats, checked_logits, decode, top_classes
+from .text import Row, TextEncoder
+
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
+MAX_TOKENS = 4096
+MAX_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One text's answer.
+
+    Attributes:
+        label: the winning label; None for regression.
+        score: its score, or the regression's value.
+        scores: by label; empty for regression.
+        truncated: whether the text was cut.
+    """
+
+    label: str | None
+    score: float
+    scores: dict[str, float]
+    truncated: bool
+
+
+class Predictor:
+    """Answers texts with one engine of a bundle.
+
+    Args:
+        manifest: the bundle's manifest.
+        encoder: its tokenizer.
+        engine: a loaded engine; any that keeps the contract, the PyTorch reference too.
+    """
+
+    def __init__(self, manifest: Manifest, encoder: TextEncoder, engine: Engine) -> None:
+        self.manifest = manifest
+        self.encoder = encoder
+        self.engine = engine
+
+    @property
+    def model(self) -> ModelSpec:
+        """Task, labels and limits."""
+        return self.manifest.model
+
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Answer]:
+        """Answer texts, or pairs of them.
+
+        Raises:
+            InvalidInput: a plain string instead of a list, or pairs given or missing against the model's kind.
+            EngineFailed: a non-finite or misshapen answer.
+        """
+        if isinstance(texts, str):
+            raise InvalidInput("texts", found="one string", wanted="a list of strings")
+        rows = self.encode(texts, pairs)
+        outputs = decode(self.logits(rows), self.model)
+        labels, scores = outputs.get("label"), outputs.get("scores")
+        return [
+            Answer(
+                label=None if labels is None else str(labels[i]),
+                score=float(outputs["score"][i]),
+                scores={} if scores is None else dict(zip(self.model.labels, map(float, scores[i]), strict=True)),
+                truncated=row.truncated,
+            )
+            for i, row in enumerate(rows)
+        ]
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Row]:
+        """Tokenise, after checking that pairs come exactly where the model wants them.
+
+        Raises:
+            InvalidInput: they don't, or a text can't be encoded.
+        """
+        if (pairs is not None) != self.model.pair:
+            raise InvalidInput("text_pair", found=pairs and "given", wanted="given" if self.model.pair else "absent")
+        return self.encoder.encode(texts, pairs)
+
+    def logits(self, rows: Sequence[Row]) -> Floats:
+        """Logits [rows, classes] in the order of ``rows``, computed in batches of like length.
+
+        Raises:
+            EngineFailed: a non-finite or misshapen answer.
+        """
+        answer = np.empty((len(rows), len(self.model.labels)), dtype=np.float32)
+        for batch in plan([len(row) for row in rows], max_tokens=MAX_TOKENS, max_rows=MAX_ROWS):
+            answer[batch] = run_rows(self.engine, [rows[i] for i in batch], self.model)
+        return answer
+
+    def close(self) -> None:
+        """Free the engine."""
+        self.engine.close()
+
+
+def run_rows(engine: Engine, rows: Sequence[Row], model: ModelSpec) -> Floats:
+    """One engine call: lay out, run, check. Logits [rows, classes] in order.
+
+    Raises:
+        EngineFailed: a non-finite or misshapen answer, or the runtime raised.
+    """
+    feed = lay_out(rows, engine.layout, engine.inputs, model.pad_id)
+    return checked_logits(engine.run(feed), len(rows), len(model.labels))
+
+
+def load(
+    bundle: str | Path, *, engine: str | None = None, threads: int | None = None, exclusive: bool = False
+) -> Predictor:
+    """Load a bundle: verify every file, load an engine, replay the golden samples.
+
+    Args:
+        bundle: folder of a version (``model_store/intent/3``) or of a name (``model_store/intent``: the version that
+            serves).
+        engine: id of an engine; by default the bundle's. A default engine that can't run on this machine is replaced by
+            the next ready one that can.
+        threads: intra-op threads; by default the cores that the cgroup gives.
+        exclusive: nothing else runs on the cores, so waiting threads may spin.
+
+    Raises:
+        NotFound: no bundle there, or no such engine.
+        CorruptBundle: files extra, missing or changed.
+        EngineUnavailable, EngineFailed: the engine can't be loaded, or it doesn't reproduce the golden samples here.
+    """
+    folder = bundle_folder(Path(bundle))
+    manifest = verified_manifest(folder)
+    encoder = TextEncoder(folder / TOKENIZER_FILE, manifest.model.max_length)
+    options = EngineOptions(threads or usable_cores(), exclusive)
+    failures = []
+    for entry in _candidates(manifest, engine):
+        try:
+            loaded = load_engine(entry, folder, options)
+            replay_golden(loaded, entry, manifest)
+            return Predictor(manifest, encoder, loaded)
+        except (EngineUnavailable, EngineFailed) as error:
+            if engine is not None:
+                raise
+            failures.append(f"{entry.id}: {error}")
+    raise EngineUnavailable(f"no engine of {manifest.name} runs here", found=" | ".join(failures) or "none ready")
+
+
+def bundle_folder(path: Path) -> Path:
+    """The version folder meant by ``path``, which is one itself or a model's folder in a store.
+
+    Raises:
+        NotFound: neither.
+    """
+    if (path / "bundle.json").is_file() or not path.name or path.name.isdecimal():
+        return path
+    return Store(path.parent).resolve(path.name).path
+
+
+def replay_golden(engine: Engine, entry: EngineEntry, manifest: Manifest) -> None:
+    """Run the golden rows one by one and compare with the reference as parity does.
+
+    Raises:
+        EngineFailed: an answer is off by more than the engine's own tolerance: this machine or its driver doesn't
+            compute what was proven.
+    """
+    if not manifest.golden:
+        return
+    model = manifest.model
+    rows = [golden_row(sample.input_ids, sample.token_type_ids) for sample in manifest.golden]
+    got = np.concatenate([run_rows(engine, [row], model) for row in rows])
+    want = np.array([sample.logits for sample in manifest.golden], dtype=np.float32)
+    tolerance = entry.parity.tolerance if entry.parity else 0.0
+    reason = deviation(got, want).reason(tolerance)
+    flips = int((top_classes(got) != top_classes(want)).sum()) if model.task is not Task.REGRESSION else 0
+    if reason:
+        raise EngineFailed(
+            f"engine {entry.id} does not reproduce its golden samples on this machine",
+            found=f"{reason}, {flips} of {len(rows)} labels differ",
+            mend="choose another with --engine, or export on this machine",
+        )
+
+
+def golden_row(input_ids: Iterable[int], token_type_ids: Iterable[int]) -> Row:
+    """A row from stored ids."""
+    return Row(np.array(tuple(input_ids), dtype=np.int64), np.array(tuple(token_type_ids), dtype=np.int64))
+
+
+def _candidates(manifest: Manifest, engine: str | None) -> list[EngineEntry]:
+    first = manifest.engine(engine)
+    if engine is not None:
+        if first.state is not EngineState.READY:
+            raise EngineUnavailable(f"engine {first.id} is {first.state}", found=first.reason, wanted="ready")
+        return [first]
+    others = [entry for entry in manifest.engines if entry.id != first.id]
+    return [entry for entry in [first, *others] if entry.state is EngineState.READY]

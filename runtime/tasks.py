@@ -1,0 +1,60 @@
+"""Logits -> answers, by task. Pure functions over arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle.errors import EngineFailed
+from ..bundle.specs import Activation, ModelSpec, Task
+from .engine import Outputs
+
+Floats = npt.NDArray[np.float32]
+
+
+def checked_logits(outputs: Outputs, rows: int, classes: int) -> Floats:
+    """The engine's logits, [rows, classes], all finite.
+
+    Raises:
+        EngineFailed: no logits, another shape, or a NaN or infinity; never passed on as an answer.
+    """
+    logits = outputs.get("logits")
+    if logits is None:
+        raise EngineFailed("engine's outputs", found=", ".join(outputs) or "none", wanted="logits")
+    if logits.shape != (rows, classes):
+        raise EngineFailed("shape of logits", found=list(logits.shape), wanted=[rows, classes])
+    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    if bad:
+        raise EngineFailed(f"NaN or infinity in {bad} of {rows} rows")
+    return logits
+
+
+def activate(logits: Floats, activation: Activation) -> Floats:
+    """Scores from logits, [rows, classes] to [rows, classes]; stable for any finite logits."""
+    if activation is Activation.SOFTMAX:
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
+    if activation is Activation.SIGMOID:
+        # exp of -|x| can't overflow.
+        small = np.exp(-np.abs(logits))
+        return np.asarray(np.where(logits >= 0, 1.0, small) / (1.0 + small), dtype=np.float32)
+    return logits
+
+
+def top_classes(logits: Floats) -> npt.NDArray[np.int64]:
+    """Index of the highest logit of each row, the first of equals; the label that the reference would give."""
+    return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+
+
+def decode(logits: Floats, model: ModelSpec) -> dict[str, npt.NDArray[np.generic]]:
+    """All outputs of the task, by name, rows first.
+
+    ``label`` is an object array of str; regression has no ``label`` and no ``scores``, its ``score`` is the activated
+    first logit.
+    """
+    scores = activate(logits, model.activation)
+    if model.task is Task.REGRESSION:
+        return {"score": scores[:, 0], "logits": logits}
+    tops = top_classes(logits)
+    labels = np.array(model.labels, dtype=object)[tops]
+    return {"label": labels, "score": scores[np.arange(len(tops)), tops], "scores": scores, "logits": logits}
