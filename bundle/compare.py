@@ -1,4 +1,4 @@
-"""The one ``quantile`` and the one ``deviation``. Parity, golden replay, load tests and reports use these and no other."""
+"""The one ``quantile`` and the one ``deviation``: parity, golden replay, load tests and reports use no other."""
 
 from __future__ import annotations
 

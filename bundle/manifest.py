@@ -1,7 +1,7 @@
 """``bundle.json``: what is in a bundle, what it came from, and which engines may serve.
 
-The file is written in one canonical form (sorted keys, UTF-8, two spaces, one newline at the end), so that a changed byte
-of the manifest itself shows just as one of any other file does.
+The file is written in one canonical form (sorted keys, UTF-8, two spaces, one newline at the end), so that a changed
+byte of the manifest itself shows just as one of any other file does.
 """
 
 from __future__ import annotations

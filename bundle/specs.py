@@ -1,4 +1,4 @@
-"""The shapes and words of a model: tensors, tasks, labels, limits. Plain values, no behaviour beyond their own checks."""
+"""The shapes and words of a model: tensors, tasks, labels, limits. Plain values that check themselves."""
 
 from __future__ import annotations
 

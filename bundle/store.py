@@ -4,15 +4,15 @@
     <root>/<name>/current.json     which version serves, and its history
     <root>/.staging/…              half-made bundles that no reader looks at
 
-A bundle becomes visible by one ``rename`` of a synced folder, so a reader sees all of it or nothing, whatever dies when.
-Publishers of one name exclude each other with ``flock``; the kernel drops the lock of a process that dies.
+A bundle becomes visible by one ``rename`` of a synced folder, so a reader sees all of it or nothing, whatever dies
+when. Publishers of one name exclude each other with ``flock``; the kernel drops the lock of a process that dies.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
+import datetime as dt
 import fcntl
 import json
 import os
@@ -245,10 +245,9 @@ class Store:
         reference = self.resolve(spec)
         if self.resolve(name).version == version and len(self.versions(name)) > 1:
             raise InvalidInput(f"delete {spec}", found="the version that serves", mend="promote another one first")
-        with _store_errors(self.root), self._locked(reference.path.parent):
-            with self.staging(name) as grave:
-                # One rename takes it away from readers; the slow removal happens out of their sight.
-                reference.path.rename(grave.path / "deleted")
+        with _store_errors(self.root), self._locked(reference.path.parent), self.staging(name) as grave:
+            # One rename takes it away from readers; the slow removal happens out of their sight.
+            reference.path.rename(grave.path / "deleted")
         return reference
 
     # -- inside -------------------------------------------------------------------------------------------------------
@@ -295,7 +294,7 @@ class Store:
             old = self.current(name)
         except StoreFailed:
             old = None
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         history: list[Any] = [list(item) for item in old.history] if old else []
         if not old or old.version != version:
             history.append([version, now, why])

@@ -1,4 +1,4 @@
-"""How many cores this process may really use: the cgroup's quota and the CPU affinity, not the machine's logical CPUs."""
+"""How many cores this process may really use (cgroup quota, CPU affinity), and what they can compute."""
 
 from __future__ import annotations
 
