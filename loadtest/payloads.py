@@ -1,56 +1,46 @@
-"""The texts that are sent: read once from a file, in an order drawn from a seed.
+"""The texts that are sent, read once from a file.
 
-Knows the file forms CSV, TSV, JSON lines and plain text; knows nothing of servers.
+Knows the file forms CSV, TSV, JSON lines and plain text; knows nothing of servers nor of the order of sending.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-
+from ..bundle.digest import file_digest
 from ..bundle.errors import InvalidInput, NotFound
+from .plan import DataFile
 
 DEFAULT_COLUMN = "text"
-_ORDER = 0x7061_796C  # keeps the order's random stream apart from the arrivals', which share the seed
 _CELL_LIMIT = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class Payloads:
-    """Texts and their identity.
+    """Texts and where they come from.
 
     Attributes:
-        texts: as in the file, in its order.
-        sha256: in hex, over the texts (UTF-8, each with its length before it), whatever the file form.
+        texts: as in the file, in its order; a sample's payload is an index into them.
+        pairs: the second texts of pair tasks, in the same order; empty otherwise.
+        source: the file, its SHA-256 and the columns, as the plan keeps them.
     """
 
     texts: tuple[str, ...]
-    sha256: str
-
-    def order(self, count: int, *, seed: int, worker: int) -> npt.NDArray[np.int64]:
-        """Which text each of ``count`` requests of a worker takes: int64 ``[count]``.
-
-        Each text comes once before any comes twice; every pass is a new shuffle. The same seed gives the same order.
-        """
-        random = np.random.default_rng([seed, worker, _ORDER])
-        passes = -(-count // len(self.texts))
-        order = [random.permutation(len(self.texts)) for _ in range(passes)]
-        return np.concatenate([np.empty(0, np.int64), *order])[:count]
+    pairs: tuple[str, ...]
+    source: DataFile
 
 
-def read_payloads(path: Path, column: str | None = None) -> Payloads:
+def read_payloads(path: Path, column: str | None = None, pair_column: str | None = None) -> Payloads:
     """Read ``.csv``, ``.tsv``, ``.jsonl`` or, with any other ending, plain text with one text a line.
 
     Args:
         path: the file, UTF-8 (with or without a byte order mark).
         column: of the table, or the key of the JSON objects; by default ``text``, or the only column there is.
+        pair_column: of the second text, for pair tasks; a table or JSON objects only.
 
     Raises:
         NotFound: no such file or column.
@@ -58,60 +48,74 @@ def read_payloads(path: Path, column: str | None = None) -> Payloads:
     """
     if not path.is_file():
         raise NotFound(f"data file {path}", found="no such file", mend="give a file with --data")
-    suffix = path.suffix.lower()
+    wanted = [column] if pair_column is None else [column, pair_column]
     try:
-        # Splitting must leave a lone \r or U+2028 inside a text alone: newline="" and files, never str.splitlines.
-        with path.open(encoding="utf-8-sig", newline="" if suffix in (".csv", ".tsv") else None) as file:
-            if suffix in (".csv", ".tsv"):
-                texts = list(_from_table(path, file, "\t" if suffix == ".tsv" else ",", column))
-            elif suffix in (".jsonl", ".ndjson"):
-                texts = list(_from_json_lines(path, file, column))
-            else:
-                texts = [line.rstrip("\n") for line in file if line.strip()]
+        rows = list(_read_rows(path, wanted))
+        for row in rows:
+            "".join(row).encode()
     except UnicodeDecodeError as error:
         raise InvalidInput(
             f"data file {path}", found=f"bytes that are not UTF-8 at {error.start}", wanted="UTF-8"
         ) from error
-    except csv.Error as error:
-        raise InvalidInput(f"data file {path}", found=str(error), wanted="a table with a header line") from error
-    if not texts:
-        raise InvalidInput(f"data file {path}", found="no texts", wanted="at least one")
-    try:
-        return Payloads(tuple(texts), _identity(texts))
     except UnicodeEncodeError as error:
         raise InvalidInput(
             f"data file {path}", found="half of a surrogate pair in a text", wanted="whole characters"
         ) from error
+    except csv.Error as error:
+        raise InvalidInput(f"data file {path}", found=str(error), wanted="a table with a header line") from error
+    if not rows:
+        raise InvalidInput(f"data file {path}", found="no texts", wanted="at least one")
+    source = DataFile(str(path), file_digest(path), len(rows), column or DEFAULT_COLUMN, pair_column)
+    texts = tuple(row[0] for row in rows)
+    return Payloads(texts, tuple(row[1] for row in rows) if pair_column else (), source)
 
 
-def _from_table(path: Path, lines: Iterable[str], delimiter: str, column: str | None) -> Iterator[str]:
+def _read_rows(path: Path, wanted: list[str | None]) -> Iterator[list[str]]:
+    suffix = path.suffix.lower()
+    # Lines come from the file, never from str.splitlines, which also splits at U+2028 and the like inside a text.
+    with path.open(encoding="utf-8-sig", newline="" if suffix in (".csv", ".tsv") else None) as file:
+        if suffix in (".csv", ".tsv"):
+            yield from _from_table(path, file, "\t" if suffix == ".tsv" else ",", wanted)
+        elif suffix in (".jsonl", ".ndjson"):
+            yield from _from_json_lines(path, file, wanted)
+        elif len(wanted) > 1:
+            raise InvalidInput(
+                f"data file {path}", found="plain text", wanted="a table or JSON lines for pairs of texts"
+            )
+        else:
+            yield from ([line.rstrip("\n")] for line in file if line.strip())
+
+
+def _from_table(path: Path, lines: Iterable[str], delimiter: str, wanted: list[str | None]) -> Iterator[list[str]]:
     csv.field_size_limit(_CELL_LIMIT)
     rows = csv.reader(lines, delimiter=delimiter)
     header = next(rows, [])
-    index = header.index(_choose(path, header, column))
+    indices = [header.index(_choose(path, header, column)) for column in wanted]
     for row in rows:
         if not row:
             continue
-        if index >= len(row):
+        if max(indices) >= len(row):
             raise InvalidInput(
                 f"data file {path}, line {rows.line_num}", found=f"{len(row)} columns", wanted=f"{len(header)}"
             )
-        yield row[index]
+        yield [row[index] for index in indices]
 
 
-def _from_json_lines(path: Path, lines: Iterable[str], column: str | None) -> Iterator[str]:
+def _from_json_lines(path: Path, lines: Iterable[str], wanted: list[str | None]) -> Iterator[list[str]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        where = f"data file {path}, line {number}"
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise InvalidInput(f"data file {path}, line {number}", found=str(error), wanted="JSON") from error
-        if isinstance(value, dict):
-            value = value[_choose(path, list(value), column)]
-        if not isinstance(value, str):
-            raise InvalidInput(f"data file {path}, line {number}", found=type(value).__name__, wanted="a text")
-        yield value
+            raise InvalidInput(where, found=str(error), wanted="JSON") from error
+        if not isinstance(value, dict):
+            raise InvalidInput(where, found=type(value).__name__, wanted="an object")
+        row = [value[_choose(path, list(value), column)] for column in wanted]
+        if not all(isinstance(text, str) for text in row):
+            raise InvalidInput(where, found=", ".join(type(text).__name__ for text in row), wanted="texts")
+        yield row
 
 
 def _choose(path: Path, columns: list[str], column: str | None) -> str:
@@ -125,12 +129,3 @@ def _choose(path: Path, columns: list[str], column: str | None) -> str:
             mend="name the column of the texts with --text-column",
         )
     return wanted
-
-
-def _identity(texts: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for text in texts:
-        data = text.encode()
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-    return digest.hexdigest()

@@ -1,11 +1,11 @@
+import csv
+import hashlib
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from nlpdeploy.bundle.errors import InvalidInput, NotFound
-from nlpdeploy.loadtest.payloads import Payloads, read_payloads
+from nlpdeploy.loadtest.payloads import read_payloads
 from support.shared import SHARED, needs_shared
 
 TEXTS = ("Where is my card?", 'She said "no", twice', "两行\n一个单元格", "emoji 👩‍🚒 and \u2028 separators")
@@ -17,17 +17,13 @@ def write(folder: Path, name: str, content: str, encoding: str = "utf-8") -> Pat
     return path
 
 
-def test_every_form_gives_the_same_texts_and_identity(tmp_path: Path) -> None:
-    import csv
-    import json
-
+def test_every_form_gives_the_same_texts(tmp_path: Path) -> None:
     for name, delimiter in (("t.csv", ","), ("t.tsv", "\t")):
         with (tmp_path / name).open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, delimiter=delimiter).writerows([("id", "text"), *enumerate(TEXTS)])
     write(tmp_path, "t.jsonl", "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in TEXTS))
-    read = [read_payloads(tmp_path / name) for name in ("t.csv", "t.tsv", "t.jsonl")]
-    assert [payloads.texts for payloads in read] == [TEXTS] * 3
-    assert len({payloads.sha256 for payloads in read}) == 1
+    for name in ("t.csv", "t.tsv", "t.jsonl"):
+        assert read_payloads(tmp_path / name).texts == TEXTS
 
 
 def test_plain_text_is_one_text_a_line_without_blank_lines(tmp_path: Path) -> None:
@@ -57,6 +53,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
         ("t.csv", b"text,label\n", "no texts"),
         ("t.csv", b"id,text\n1,a\n2\n", r"line 3.*found 1 columns"),
         ("t.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
+        ("t.jsonl", b'"bare"\n', "line 1.*found str"),
         ("t.jsonl", b'{"text": 3}\n', "line 1.*found int"),
         ("t.jsonl", b'{"text": "\\ud800"}\n', "surrogate"),
         ("t.txt", b"caf\xe9\n", "not UTF-8"),
@@ -74,22 +71,18 @@ def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
         read_payloads(tmp_path / "none.csv")
 
 
-@given(texts=st.integers(1, 20), count=st.integers(0, 100), seed=st.integers(0, 2**32), worker=st.integers(0, 7))
-def test_each_text_comes_once_before_any_comes_twice(texts: int, count: int, seed: int, worker: int) -> None:
-    order = Payloads(("x",) * texts, "").order(count, seed=seed, worker=worker)
-    assert len(order) == count
-    for start in range(0, count, texts):
-        chunk = order[start : start + texts]
-        assert len(set(chunk.tolist())) == len(chunk)
-        assert set(chunk.tolist()) <= set(range(texts))
+def test_pairs_come_from_two_columns(tmp_path: Path) -> None:
+    payloads = read_payloads(write(tmp_path, "t.csv", "text,label,other\na,x,b\nc,y,d\n"), "text", "other")
+    assert (payloads.texts, payloads.pairs) == (("a", "c"), ("b", "d"))
+    with pytest.raises(InvalidInput, match="plain text"):
+        read_payloads(write(tmp_path, "t.txt", "a\n"), None, "other")
 
 
-def test_the_seed_alone_decides_the_order_and_workers_differ() -> None:
-    payloads = Payloads(tuple("abcdefghij"), "")
-    first = payloads.order(50, seed=3, worker=0)
-    assert np.array_equal(first, payloads.order(50, seed=3, worker=0))
-    assert not np.array_equal(first, payloads.order(50, seed=4, worker=0))
-    assert not np.array_equal(first, payloads.order(50, seed=3, worker=1))
+def test_the_source_names_the_files_own_sha256(tmp_path: Path) -> None:
+    path = write(tmp_path, "t.csv", "text\nhello\n")
+    source = read_payloads(path).source
+    assert (source.path, source.rows, source.text_column) == (str(path), 1, "text")
+    assert source.digest == hashlib.sha256(b"text\nhello\n").hexdigest()
 
 
 @needs_shared
