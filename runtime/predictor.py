@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,14 +100,35 @@ class Predictor:
         Raises:
             EngineFailed: a non-finite or misshapen answer.
         """
-        answer = np.empty((len(rows), len(self.model.labels)), dtype=np.float32)
-        for batch in plan([len(row) for row in rows], max_tokens=MAX_TOKENS, max_rows=MAX_ROWS):
-            answer[batch] = run_rows(self.engine, [rows[i] for i in batch], self.model)
-        return answer
+        return run_batches(self.engine, rows, self.model)
 
     def close(self) -> None:
         """Free the engine."""
         self.engine.close()
+
+
+def run_batches(
+    engine: Engine, rows: Sequence[Row], model: ModelSpec, progress: Callable[[int], None] | None = None
+) -> Floats:
+    """Logits [rows, classes] in the order of ``rows``, computed in the planner's batches of like length.
+
+    Args:
+        engine: any engine.
+        rows: rows in any order.
+        model: the model's labels and pad id.
+        progress: told the number of rows done after each batch.
+
+    Raises:
+        EngineFailed: a non-finite or misshapen answer, or the runtime raised.
+    """
+    answer = np.empty((len(rows), len(model.labels)), dtype=np.float32)
+    done = 0
+    for batch in plan([len(row) for row in rows], max_tokens=MAX_TOKENS, max_rows=MAX_ROWS):
+        answer[batch] = run_rows(engine, [rows[i] for i in batch], model)
+        done += len(batch)
+        if progress:
+            progress(done)
+    return answer
 
 
 def run_rows(engine: Engine, rows: Sequence[Row], model: ModelSpec) -> Floats:

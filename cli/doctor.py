@@ -1,0 +1,40 @@
+"""``nlpdeploy doctor``: what this machine can run; for each engine it can't, why and what to install."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+
+from . import console
+
+PACKAGES = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "locust", "tritonclient")
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser(
+        "doctor", help="what this machine can build and run, and what to install for the rest"
+    )
+    console.add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look and tell; nothing is loaded."""
+    from ..export.machine import describe_machine
+
+    machine = describe_machine(PACKAGES)
+    store = console.store_root(arguments)
+    found = {"python": platform.python_version(), "store": str(store.resolve()), **machine}
+    if arguments.json:
+        console.print_json(found)
+        return 0
+    console.note(
+        f"Python {found['python']}, {machine['cores']} usable cores, {' '.join(machine['instruction_sets']) or 'no known instruction sets'}"
+    )
+    console.note(f"store {found['store']}")
+    packages = [[name, version or "missing"] for name, version in machine["packages"].items()]
+    console.print_table(["package", "version"], packages, left=(0, 1))
+    engines = [[e["id"], "can be built" if e["available"] else "no", e["reason"] or ""] for e in machine["engines"]]
+    console.print_table(["engine", "here", "why not, and what to do"], engines, left=(0, 1, 2))
+    return 0

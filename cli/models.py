@@ -1,0 +1,128 @@
+"""``nlpdeploy models``: what is in the store, and which version serves."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from . import console
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser("models", help="list, show, verify, promote, roll back, delete bundles")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for name, (function, argument, text) in ACTIONS.items():
+        action = actions.add_parser(name, help=text)
+        if argument:
+            action.add_argument("model", metavar=argument)
+        console.add_common(action)
+        action.set_defaults(run=function)
+
+
+def list_models(arguments: argparse.Namespace) -> int:
+    """Every version of every name."""
+    from ..bundle.store import Store
+
+    store = Store(console.store_root(arguments))
+    items = []
+    for name in store.names():
+        serving = store.resolve(name).version
+        for version in store.versions(name):
+            manifest = store.manifest(f"{name}:{version}")
+            items.append(
+                {
+                    "bundle": f"{name}/{version}",
+                    "serves": version == serving,
+                    "task": str(manifest.model.task),
+                    "default_engine": manifest.default_engine,
+                    "digest": manifest.digest,
+                    "created": manifest.created,
+                }
+            )
+    if arguments.json:
+        console.print_json({"store": str(store.root), "models": items})
+    elif not items:
+        console.note(f"{store.root} is empty; `nlpdeploy export CKPT --name NAME` publishes a bundle")
+    else:
+        rows = [
+            [i["bundle"], "yes" if i["serves"] else "", i["task"], i["default_engine"], i["digest"][:12], i["created"]]
+            for i in items
+        ]
+        console.print_table(["bundle", "serves", "task", "engine", "digest", "created"], rows, left=range(6))
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """The manifest of one version, its engines as a table."""
+    from ..bundle.manifest import to_plain
+    from ..bundle.store import Store
+    from .engine_table import print_engines
+
+    store = Store(console.store_root(arguments))
+    reference = store.resolve(arguments.model)
+    manifest = store.manifest(arguments.model)
+    if arguments.json:
+        console.print_json({"bundle": str(reference), "path": str(reference.path), **to_plain(manifest)})
+        return 0
+    model = manifest.model
+    console.note(f"{reference}  {manifest.digest}\n{reference.path}")
+    console.note(
+        f"{model.task}, {model.activation} ({model.activation_source}), {len(model.labels)} labels, "
+        f"{model.max_length} tokens; {manifest.source.architecture} from {manifest.source.path}"
+    )
+    print_engines(manifest)
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """Compare every file with the manifest."""
+    from ..bundle.store import Store
+
+    store = Store(console.store_root(arguments))
+    reference = store.resolve(arguments.model)
+    manifest = store.verify(arguments.model)
+    return _report(
+        arguments, {"bundle": str(reference), "digest": manifest.digest, "files": len(manifest.files) + 1}, "verified"
+    )
+
+
+def promote(arguments: argparse.Namespace) -> int:
+    """Make a version serve."""
+    return _change(arguments, "promote", "now serves")
+
+
+def rollback(arguments: argparse.Namespace) -> int:
+    """Make the version serve that served before."""
+    return _change(arguments, "rollback", "now serves")
+
+
+def delete(arguments: argparse.Namespace) -> int:
+    """Remove one version."""
+    return _change(arguments, "delete", "deleted")
+
+
+def _change(arguments: argparse.Namespace, method: str, word: str) -> int:
+    from ..bundle.store import Store
+
+    reference = getattr(Store(console.store_root(arguments)), method)(arguments.model)
+    return _report(arguments, {"bundle": str(reference), "path": str(reference.path)}, word)
+
+
+def _report(arguments: argparse.Namespace, result: dict[str, Any], word: str) -> int:
+    if arguments.json:
+        console.print_json({**result, "result": word})
+    else:
+        console.note(f"{result['bundle']} {word}")
+    return 0
+
+
+ACTIONS: dict[str, tuple[Callable[[argparse.Namespace], int], str | None, str]] = {
+    "list": (list_models, None, "every version of every name"),
+    "show": (show, "NAME[:VERSION]", "one version: task, source, engines"),
+    "verify": (verify, "NAME[:VERSION]", "compare every file with the manifest"),
+    "promote": (promote, "NAME:VERSION", "make a version the one that serves"),
+    "rollback": (rollback, "NAME", "make the version before serve again"),
+    "delete": (delete, "NAME:VERSION", "remove a version that doesn't serve"),
+}

@@ -1,0 +1,169 @@
+"""Checkpoint -> published bundle, as one straight line.
+
+read the checkpoint -> compute the fp32 reference's answers -> export the graph -> build each engine and prove it ->
+time them interleaved -> choose -> write the evidence -> publish.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..bundle.errors import EngineFailed, EngineUnavailable, InvalidInput
+from ..bundle.evidence import Latency
+from ..bundle.manifest import EngineEntry
+from ..bundle.specs import EngineState, Layout
+from ..runtime.catalogue import load_engine
+from ..runtime.cores import usable_cores
+from ..runtime.engine import Engine, EngineOptions
+from ..runtime.predictor import run_batches
+from .accuracy import measure_accuracy
+from .assemble import assemble_manifest, keep_evidence, write_evidence, write_tokenizer
+from .bench import Bench, measure_reference
+from .builders import AUTO, BUILDERS, ELSEWHERE
+from .checkpoint import Checkpoint, load_torch, read_checkpoint
+from .corpus import Corpus, built_in_corpus, read_corpus
+from .graph import Graph, export_graph
+from .parity import check_parity
+from .report import write_report
+from .request import ExportRequest, ExportResult, Progress
+from .timing import fit_curve, measure_latency
+
+CORPUS_LIMIT = 4000
+CALIBRATION_ROWS = 256
+
+
+def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage, done, total: None) -> ExportResult:
+    """Export, prove, time, choose and publish.
+
+    Returns:
+        The result; ``reference`` is None where an engine asked for did not pass, or none passed at all. The evidence is
+        kept beside the store then.
+
+    Raises:
+        NlpdeployError: the checkpoint, the data or the store is unusable; nothing is published.
+    """
+    started = time.monotonic()
+    ids = _engine_ids(request.engines)
+    with request.store.staging(request.name) as staging:
+        progress("reading the checkpoint", 0, 0)
+        checkpoint = read_checkpoint(
+            request.checkpoint, task=request.task, activation=request.activation, weights=request.weights,
+            pair=request.pair or request.pair_column is not None,
+        )  # fmt: skip
+        corpus = _corpus(request, checkpoint)
+        encoder = write_tokenizer(staging.path, checkpoint)
+        bench = measure_reference(checkpoint, corpus, encoder, progress)
+        graph = _graph(staging.path, checkpoint, progress)
+        entries = [_build_and_prove(i, graph, staging.path, bench, request.tolerance, progress) for i in ids]
+        shutil.rmtree(_work(staging.path))
+        entries, latency = _time(entries, bench, request.timing_seconds, progress)
+        manifest, choice = assemble_manifest(request, bench, entries, latency)
+        write_evidence(staging.path, entries)
+        write_report(manifest, staging.path)
+        published = None
+        if manifest.default_engine and not unmet(request.engines, entries):
+            published = request.store.publish(staging, manifest, promote=request.promote)
+            manifest = request.store.manifest(str(published))
+            folder = published.path
+        else:
+            folder = keep_evidence(request.store, staging.path, manifest)
+    notes = (*checkpoint.notes, *corpus.notes)
+    return ExportResult(manifest, published, folder / "evidence/report.html", choice, notes, time.monotonic() - started)
+
+
+def unmet(asked: Sequence[str], entries: Sequence[EngineEntry]) -> list[EngineEntry]:
+    """The engines that were asked for by id and are not ready."""
+    return [entry for entry in entries if entry.id in asked and entry.state is not EngineState.READY]
+
+
+def _engine_ids(asked: Sequence[str]) -> tuple[str, ...]:
+    for engine_id in asked:
+        if engine_id not in BUILDERS and engine_id not in ELSEWHERE:
+            raise InvalidInput("--engines", found=repr(engine_id), wanted=f"auto, or some of {', '.join(BUILDERS)}")
+    if len(set(asked)) != len(asked):
+        raise InvalidInput("--engines", found=",".join(asked), wanted="each id once")
+    return tuple(asked) or AUTO
+
+
+def _corpus(request: ExportRequest, checkpoint: Checkpoint) -> Corpus:
+    if request.data is None:
+        return built_in_corpus(checkpoint.model)
+    return read_corpus(
+        request.data,
+        checkpoint.model,
+        text_column=request.text_column,
+        label_column=request.label_column,
+        pair_column=request.pair_column,
+        limit=CORPUS_LIMIT,
+    )
+
+
+def _work(folder: Path) -> Path:
+    return folder / "work"
+
+
+def _graph(folder: Path, checkpoint: Checkpoint, progress: Progress) -> Graph:
+    progress("exporting the graph", 0, 0)
+    _work(folder).mkdir()
+    return export_graph(load_torch(checkpoint), checkpoint, _work(folder))
+
+
+def _build_and_prove(
+    engine_id: str, graph: Graph, folder: Path, bench: Bench, tolerance: float | None, progress: Progress
+) -> EngineEntry:
+    builder = BUILDERS.get(engine_id)
+    if builder is None:
+        return EngineEntry(engine_id, "", "", Layout.PADDED, EngineState.SKIPPED, ELSEWHERE[engine_id])
+    blank = EngineEntry(engine_id, builder.runtime, builder.precision, Layout.PADDED, EngineState.SKIPPED)
+    reason = builder.unavailable()
+    if reason is not None:
+        return replace(blank, reason=reason)
+    progress(f"building {engine_id}", 0, 0)
+    try:
+        entry = builder.build(graph, folder, bench.rows[:CALIBRATION_ROWS])
+        engine = load_engine(entry, folder, EngineOptions(usable_cores()))
+    except EngineUnavailable as error:
+        return _withdrawn(replace(blank, reason=error.line()), folder)
+    except EngineFailed as error:
+        return _withdrawn(replace(blank, state=EngineState.FAILED, reason=error.line()), folder)
+    model = bench.checkpoint.model
+    parity = check_parity(engine, entry.precision, bench.answers, model, tolerance=tolerance, progress=progress)
+    entry = replace(entry, parity=parity)
+    if not parity.passed:
+        engine.close()
+        return _withdrawn(replace(entry, state=EngineState.FAILED, reason=parity.reason, file=None), folder)
+    bench.passed[engine_id] = engine
+    if bench.corpus.labels is None:
+        return entry
+    logits = run_batches(engine, bench.rows, model)
+    return replace(entry, accuracy=measure_accuracy(logits, bench.corpus.labels, model, bench.answers.logits))
+
+
+def _withdrawn(entry: EngineEntry, folder: Path) -> EngineEntry:
+    # What can't serve is not shipped; its evidence is.
+    shutil.rmtree(folder / "engines" / entry.id, ignore_errors=True)
+    return entry
+
+
+def _time(
+    entries: list[EngineEntry], bench: Bench, seconds: float, progress: Progress
+) -> tuple[list[EngineEntry], dict[str, Latency]]:
+    model = bench.checkpoint.model
+    engines: dict[str, Engine] = {bench.reference.id: bench.reference, **bench.passed}
+    latency = measure_latency(
+        engines, bench.rows, model, baseline=bench.reference.id, budget_seconds=seconds, seed=0, progress=progress
+    )
+    timed = []
+    for entry in entries:
+        if entry.id in bench.passed:
+            progress(f"fitting the latency curve of {entry.id}", 0, 0)
+            curve = fit_curve(bench.passed[entry.id], bench.rows, model, budget_seconds=seconds / 8)
+            entry = replace(entry, latency=latency[entry.id], curve=curve)
+        timed.append(entry)
+    for engine in engines.values():
+        engine.close()
+    return timed, latency

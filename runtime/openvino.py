@@ -1,0 +1,92 @@
+"""OpenVINO on the CPU. Imported only when an engine of this runtime is loaded."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bundle.errors import EngineFailed, EngineUnavailable
+from ..bundle.manifest import EngineEntry
+from ..bundle.specs import Layout, TensorSpec
+from .engine import EngineOptions, Feed, Outputs
+
+# `import openvino` reports itself to a web address unless this package is absent; OpenVINO then takes its own stub.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+import openvino as ov  # noqa: E402
+
+DEVICE = "CPU"
+PRECISION_HINT = "INFERENCE_PRECISION_HINT"
+KERNEL_CACHE = 64
+"""Compiled kernels kept by shape; by default 5,000, which grows with every new batch and length."""
+
+
+class OpenVINOEngine:
+    """A compiled model with one inference request; keeps the contract of ``runtime/engine.py``.
+
+    Raises:
+        EngineUnavailable: this CPU doesn't compute in the precision that the engine was built for.
+        EngineFailed: the file can't be loaded.
+    """
+
+    def __init__(self, entry: EngineEntry, model_file: Path, options: EngineOptions) -> None:
+        self.id: str = entry.id
+        self.layout: Layout = entry.layout
+        self.inputs: tuple[TensorSpec, ...] = entry.inputs
+        self.outputs: tuple[TensorSpec, ...] = entry.outputs
+        hint = str(entry.options[PRECISION_HINT])
+        try:
+            compiled = _core().compile_model(str(model_file), DEVICE, _properties(hint, options))
+            self._request: Any = compiled.create_infer_request()
+            found = compiled.get_property(PRECISION_HINT).to_string()
+        except Exception as error:  # noqa: BLE001 - the runtime raises bare RuntimeError and kinds of its own
+            raise _failed(f"engine {self.id} can't be loaded by OpenVINO", error) from None
+        if found != hint:
+            raise EngineUnavailable(f"precision of engine {self.id} on this CPU", found=found, wanted=hint)
+
+    def run(self, feed: Feed) -> Outputs:
+        """See ``Engine.run``."""
+        if self._request is None:
+            raise EngineFailed(f"engine {self.id} is closed")
+        try:
+            self._request.infer(feed, share_inputs=True, share_outputs=True)
+            # The request's own memory is overwritten by the next run, so the caller gets a copy.
+            values = [np.array(self._request.get_tensor(spec.name).data, np.float32) for spec in self.outputs]
+        except Exception as error:  # noqa: BLE001 - the runtime raises bare RuntimeError and kinds of its own
+            raise _failed(f"engine {self.id}", error) from None
+        return {spec.name: value for spec, value in zip(self.outputs, values, strict=True)}
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        self._request = None
+
+
+@cache
+def _core() -> Any:
+    return ov.Core()
+
+
+def _properties(hint: str, options: EngineOptions) -> dict[str, Any]:
+    return {
+        PRECISION_HINT: hint,
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": options.threads,
+        # Several processes on one machine would all pin themselves to CPU 0.
+        "ENABLE_CPU_PINNING": False,
+        "CPU_RUNTIME_CACHE_CAPACITY": KERNEL_CACHE,
+    }
+
+
+def load_engine(entry: EngineEntry, model_file: Path, options: EngineOptions) -> OpenVINOEngine:
+    """Load an OpenVINO IR (the .xml; its .bin lies beside it); see ``catalogue.Loader``."""
+    return OpenVINOEngine(entry, model_file, options)
+
+
+def _failed(what: str, error: Exception) -> EngineFailed:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return EngineFailed(what, found=f"{type(error).__name__}: {lines[-1] if lines else ''}")
