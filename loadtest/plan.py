@@ -1,0 +1,275 @@
+"""What a load test will do, parsed and checked before any traffic; it is stored with the run and read back to judge it.
+
+Knows flags' texts, targets and the drawn order of blocks; not how requests are sent.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..bundle.errors import InvalidInput
+
+Arrivals = Literal["poisson", "constant"]
+Side = Literal["candidate", "baseline"]
+ARRIVALS: tuple[Arrivals, ...] = ("poisson", "constant")
+
+_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
+_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/s)?")
+_TARGET = re.compile(r"(mean|p(\d{1,2}(?:\.\d+)?))=(.+)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``45ms``, ``1s``, ``1.5s``, ``2m``; a bare number has no unit and is refused.
+
+    Raises:
+        InvalidInput: not a number with a unit, or not above zero.
+    """
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise InvalidInput("duration", found=text, wanted="a positive number with a unit", mend="write 45ms, 1s or 2m")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def parse_rate(text: str) -> float:
+    """Requests a second of ``200`` or ``200/s``.
+
+    Raises:
+        InvalidInput: anything else, or not above zero.
+    """
+    match = _RATE.fullmatch(text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise InvalidInput("rate", found=text, wanted="requests a second above 0", mend="write 200 or 200/s")
+    return float(match[1])
+
+
+@dataclass(frozen=True)
+class Target:
+    """One promise about latency.
+
+    Attributes:
+        metric: ``mean``, or ``p50``, ``p95``, ``p99.9`` …: that share of requests is answered within the limit.
+        limit_s: the limit in seconds.
+        text: as the user wrote it.
+    """
+
+    metric: str
+    limit_s: float
+    text: str
+
+    @property
+    def share(self) -> float | None:
+        """The share that must be within the limit (0.95 for ``p95``); None for ``mean``."""
+        return None if self.metric == "mean" else round(float(self.metric[1:]) / 100.0, 12)
+
+
+def parse_target(text: str) -> Target:
+    """``p95=45ms`` or ``mean=10ms``.
+
+    Raises:
+        InvalidInput: another form, an unknown metric, a percentile out of (0, 100), or a bad duration.
+    """
+    match = _TARGET.fullmatch(text.strip())
+    if match is None:
+        raise InvalidInput(
+            "target", found=text, wanted="METRIC=DURATION with metric mean, p50, p95, p99.9 …", mend="write p95=45ms"
+        )
+    if match[2] is not None and float(match[2]) <= 0:
+        raise InvalidInput("target", found=text, wanted="a percentile above 0 and below 100", mend="write p95=45ms")
+    try:
+        limit_s = parse_duration(match[3])
+    except InvalidInput as error:
+        raise InvalidInput(
+            "target", found=text, wanted="METRIC=DURATION, the duration with a unit", mend="write p95=45ms"
+        ) from error
+    return Target(match[1], limit_s, text.strip())
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """The texts that are sent.
+
+    Attributes:
+        path: as given.
+        digest: SHA-256 of the file in hexadecimal; the verdict's page names it.
+        rows: usable rows; a sample's ``payload`` is one of 0 … rows - 1.
+        text_column: the column of the text.
+        pair_column: the column of the second text of pair tasks.
+        golden: where the answers that replies are checked against come from; None if only their form is checked.
+    """
+
+    path: str
+    digest: str
+    rows: int
+    text_column: str
+    pair_column: str | None = None
+    golden: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One load test.
+
+    Attributes:
+        url: ``grpc://host:port`` or ``http://host:port`` of the candidate.
+        model: the model's name.
+        version: its version; empty for the server's choice.
+        data: what is sent.
+        targets: what is promised; at least one.
+        rate: arrivals a second over all workers.
+        seconds: length of the arrival schedule on each side; with a baseline it is split over the pairs.
+        arrivals: ``poisson`` (independent users) or ``constant`` (a metronome).
+        timeout_s: a request unanswered this long after its schedule is a TIMEOUT; above every limit.
+        seed: of arrivals, payload order and drawn order.
+        workers: client processes.
+        max_in_flight: requests under way over all workers; an arrival above it is not sent and counts as OVER_CAP.
+        expect_digest: the bundle digest that answers must carry, where the user named one.
+        baseline_url: the server to compare with.
+        pairs: pairs of a candidate and a baseline block (even: two make an ABBA or BAAB group); 0 without a baseline.
+    """
+
+    url: str
+    model: str
+    data: DataFile
+    targets: tuple[Target, ...]
+    rate: float
+    seconds: float
+    version: str = ""
+    arrivals: Arrivals = "poisson"
+    timeout_s: float = 1.0
+    seed: int = 1
+    workers: int = 1
+    max_in_flight: int = 1000
+    expect_digest: str | None = None
+    baseline_url: str | None = None
+    pairs: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be run.
+
+        Raises:
+            InvalidInput: a value out of range, two targets on one metric, or a timeout within a limit.
+        """
+        _check_load(self)
+        _check_targets(self.targets, self.timeout_s)
+        if self.baseline_url is None and self.pairs:
+            raise InvalidInput("pairs", found=self.pairs, wanted="0 without a baseline", mend="give --baseline URL")
+        if self.baseline_url is not None and (self.pairs < 4 or self.pairs % 2):
+            raise InvalidInput("pairs", found=self.pairs, wanted="an even number of at least 4 (20 by default)")
+
+    @property
+    def block_seconds(self) -> float:
+        """Length of one block's arrival schedule."""
+        return self.seconds / self.pairs if self.pairs else self.seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; :meth:`from_json` reads it back to an equal plan."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """Read a stored plan.
+
+        Raises:
+            InvalidInput: keys are missing or unknown, or a value is out of range.
+        """
+        try:
+            fields = dict(value)
+            fields["data"] = DataFile(**fields["data"])
+            fields["targets"] = tuple(Target(**target) for target in fields["targets"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise InvalidInput("stored plan", found=error, wanted="a plan written by this version") from error
+
+
+@dataclass(frozen=True)
+class Block:
+    """A stretch of traffic against one side.
+
+    Attributes:
+        index: place in the drawn order, from 0.
+        side: which server gets the traffic; the other one is idle.
+        pair: which pair it belongs to; both blocks of a pair have the same arrivals and payload order.
+        seed: of its arrivals and payload order.
+    """
+
+    index: int
+    side: Side
+    pair: int
+    seed: int
+
+
+def draw_blocks(plan: Plan) -> tuple[Block, ...]:
+    """The blocks in the order in which they run.
+
+    Without a baseline there is one. With one, pairs come in twos: the first of two is AB or BA by lot and the second
+    the reverse, so that a drift over time falls on both sides alike (randomised ABBA).
+    """
+    if plan.baseline_url is None:
+        return (Block(0, "candidate", 0, plan.seed),)
+    random = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(_ORDER,)))
+    blocks: list[Block] = []
+    for pair in range(0, plan.pairs, 2):
+        order: tuple[Side, Side] = ("candidate", "baseline") if random.integers(2) else ("baseline", "candidate")
+        for offset, sides in ((0, order), (1, order[::-1])):
+            for side in sides:
+                blocks.append(Block(len(blocks), side, pair + offset, plan.seed + pair + offset))
+    return tuple(blocks)
+
+
+_ORDER = 0x0ADE  # spawn key of the drawn order; arrivals and payloads use keys of their own
+
+
+def _check_load(plan: Plan) -> None:
+    for name, number in (("rate", plan.rate), ("seconds", plan.seconds), ("timeout", plan.timeout_s)):
+        if not (math.isfinite(number) and number > 0):
+            raise InvalidInput(name, found=number, wanted="a finite number above 0")
+    for name, count in (
+        ("workers", plan.workers),
+        ("max in flight", plan.max_in_flight),
+        ("data rows", plan.data.rows),
+    ):
+        if count < 1:
+            raise InvalidInput(name, found=count, wanted="at least 1")
+    if plan.max_in_flight < plan.workers:
+        raise InvalidInput("max in flight", found=plan.max_in_flight, wanted=f"at least the {plan.workers} workers")
+    if plan.seed < 0:
+        raise InvalidInput("seed", found=plan.seed, wanted="0 or above")
+    if plan.arrivals not in ARRIVALS:
+        raise InvalidInput("arrivals", found=plan.arrivals, wanted=" or ".join(ARRIVALS))
+    for url in (plan.url, plan.baseline_url):
+        if url is not None and not re.match(r"(grpc|http)://[^/\s]+", url):
+            raise InvalidInput("url", found=url, wanted="grpc://HOST:PORT or http://HOST:PORT")
+
+
+def _check_targets(targets: tuple[Target, ...], timeout_s: float) -> None:
+    if not targets:
+        raise InvalidInput("targets", found="none", wanted="at least one", mend="give --target p95=45ms")
+    metrics = [target.metric for target in targets]
+    if len(set(metrics)) < len(metrics):
+        raise InvalidInput("targets", found=", ".join(metrics), wanted="each metric once")
+    longest = max(targets, key=lambda target: target.limit_s)
+    if timeout_s <= longest.limit_s:
+        raise InvalidInput(
+            "timeout",
+            found=f"{timeout_s:g} s",
+            wanted=f"longer than the limit of {longest.text}",
+            mend="a request that is given up before the limit says nothing about it: raise --timeout",
+        )
+
+
+def as_arrivals(text: str) -> Arrivals:
+    """``poisson`` or ``constant``.
+
+    Raises:
+        InvalidInput: another text.
+    """
+    if text not in ARRIVALS:
+        raise InvalidInput("arrivals", found=text, wanted=" or ".join(ARRIVALS))
+    return text
