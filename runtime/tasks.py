@@ -12,18 +12,33 @@ from .engine import Outputs
 Floats = npt.NDArray[np.float32]
 
 
-def checked_logits(outputs: Outputs, rows: int, classes: int) -> Floats:
-    """The engine's logits, [rows, classes], all finite.
+def shaped_logits(outputs: Outputs, rows: int, classes: int) -> Floats:
+    """The engine's logits, [rows, classes], finite or not.
 
     Raises:
-        EngineFailed: no logits, another shape, or a NaN or infinity; never passed on as an answer.
+        EngineFailed: no logits, or another shape.
     """
     logits = outputs.get("logits")
     if logits is None:
         raise EngineFailed("engine's outputs", found=", ".join(outputs) or "none", wanted="logits")
     if logits.shape != (rows, classes):
         raise EngineFailed("shape of logits", found=list(logits.shape), wanted=[rows, classes])
-    bad = int((~np.isfinite(logits)).any(axis=1).sum())
+    return logits
+
+
+def finite_rows(logits: Floats) -> npt.NDArray[np.bool_]:
+    """Which rows hold neither NaN nor infinity, [rows]."""
+    return np.asarray(np.isfinite(logits).all(axis=1))
+
+
+def checked_logits(outputs: Outputs, rows: int, classes: int) -> Floats:
+    """The engine's logits, [rows, classes], all finite.
+
+    Raises:
+        EngineFailed: no logits, another shape, or a NaN or infinity; never passed on as an answer.
+    """
+    logits = shaped_logits(outputs, rows, classes)
+    bad = rows - int(finite_rows(logits).sum())
     if bad:
         raise EngineFailed(f"NaN or infinity in {bad} of {rows} rows")
     return logits

@@ -80,6 +80,11 @@ class TextEncoder:
             for e in encodings
         ]
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of token ids, added tokens included."""
+        return int(self._tokenizer().get_vocab_size())
+
     def _tokenizer(self) -> Tokenizer:
         found: Tokenizer | None = getattr(self._local, "tokenizer", None)
         if found is None:
