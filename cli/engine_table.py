@@ -8,7 +8,7 @@ from typing import Any
 from ..bundle.manifest import EngineEntry, Manifest
 from . import console
 
-HEADINGS = ["engine", "size", "max error", "agree", "accuracy", "p50 ms", "p95 ms", "speed-up", "texts/s", "state"]
+HEADINGS = "engine,precision,size,max error,agree,accuracy,p50 ms,p95 ms,speed-up,state".split(",")
 REFERENCE = "torch-fp32"
 
 
@@ -50,24 +50,11 @@ def reference_json(manifest: Manifest) -> dict[str, Any]:
 def print_engines(manifest: Manifest) -> None:
     """The table, the reference first, the default engine marked, reasons below."""
     reference = reference_json(manifest)
-    timing = [_number(reference[key], digits) for key, digits in (("p50_ms", 2), ("p95_ms", 2))]
-    throughput = _number(reference["texts_per_second"], 0)
-    rows = [
-        [
-            REFERENCE,
-            "",
-            "",
-            "",
-            _number(reference["accuracy"], 4),
-            *timing,
-            "1.0 x" if timing[0] else "",
-            throughput,
-            "reference",
-        ]
-    ]
-    for entry in manifest.engines:
-        rows.append(_row(engine_json(entry), entry.id == manifest.default_engine))
-    console.print_table(HEADINGS, rows, left=(0, 9))
+    p50, p95 = _number(reference["p50_ms"], 2), _number(reference["p95_ms"], 2)
+    accuracy, speedup = _number(reference["accuracy"], 4), "1.0 x" if p50 else ""
+    rows = [[REFERENCE, "fp32", "", "", "", accuracy, p50, p95, speedup, "reference"]]
+    rows += [_row(engine_json(entry), entry.id == manifest.default_engine) for entry in manifest.engines]
+    console.print_table(HEADINGS, rows, left=(0, 1, 9))
     for entry in manifest.engines:
         if entry.reason:
             console.note(f"{entry.id} {entry.state}: {entry.reason}")
@@ -77,6 +64,7 @@ def _row(engine: dict[str, Any], default: bool) -> list[str]:
     speedup = engine["speedup"]
     return [
         engine["id"] + (" *" if default else ""),
+        engine["precision"],
         _size(engine["size_bytes"]),
         "" if engine["max_abs_error"] is None else f"{engine['max_abs_error']:.1e}",
         "" if engine["agreement"] is None else f"{engine['agreement']:.2%}",
@@ -84,7 +72,6 @@ def _row(engine: dict[str, Any], default: bool) -> list[str]:
         _number(engine["p50_ms"], 2),
         _number(engine["p95_ms"], 2),
         "" if speedup is None else f"{speedup:.1f} x",
-        _number(engine["texts_per_second"], 0),
         engine["state"],
     ]
 

@@ -1,0 +1,135 @@
+"""``nlpdeploy demo``: the main line on a real small model, from nothing.
+
+Trains a classifier of bank customers' questions, exports it, serves it, asks it three questions through a client that
+nobody here wrote, serves the untouched checkpoint behind the same front as the baseline, load-tests both and judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bundle.errors import EngineUnavailable
+from . import console, exits
+
+if TYPE_CHECKING:
+    from ..export.demo_checkpoint import DemoCheckpoint
+    from ..export.request import ExportResult
+    from ..loadtest.plan import Plan
+    from .child import ChildServer
+
+NAME = "demo"
+QUESTIONS = (
+    "Somebody stole my wallet and my card was in it",
+    "how much money do i have left on my account?",
+    "I moved house last week, where do I tell you my new address",
+)
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser("demo", help="all of it on a real small model, from nothing")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("demo_run"), metavar="D", help="work folder (default: demo_run)"
+    )
+    parser.add_argument("--target", default="p95=45ms", metavar="T", help="default: p95=45ms")
+    parser.add_argument("--rate", default="40", metavar="R", help="requests a second (default: 40)")
+    parser.add_argument("--seconds", type=console.positive, default=40.0, metavar="S", help="of traffic on each side")
+    console.add_common(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, export, serve, ask, load-test; the status is that of the verdict."""
+    from .child import serving
+    from .loadtest import drive_and_judge
+
+    folder: Path = arguments.dir
+    checkpoint = _train(folder)
+    result = _export(arguments, checkpoint)
+    if result.reference is None:
+        return exits.NOT_PROVEN
+    store = ["--store", str(result.reference.path.parent.parent), "--model", NAME]
+    console.note("\nserving the bundle, and the untouched checkpoint in PyTorch behind the same front")
+    reference = [*store, "--reference", str(checkpoint.path)]
+    with serving(store, folder / "server.log") as candidate, serving(reference, folder / "baseline.log") as baseline:
+        _ask(candidate)
+        plan = _plan(arguments, checkpoint, candidate, baseline, result.manifest.digest)
+        console.note(
+            f"\nload test: {arguments.rate}/s on each in turn, {arguments.seconds:.0f} s a side, {arguments.target}"
+        )
+        return drive_and_judge(plan, folder / f"loadtest-{result.reference.version}", as_json=arguments.json)
+
+
+def _train(folder: Path) -> DemoCheckpoint:
+    from ..export.demo_checkpoint import train_demo_checkpoint
+
+    console.note("training a classifier of bank customers' questions on MiniLM-L6")
+    folder.mkdir(parents=True, exist_ok=True)
+    with console.Progress() as progress:
+        checkpoint = train_demo_checkpoint(folder / "checkpoint", progress=progress)
+    console.note(
+        f"checkpoint {checkpoint.path}, test accuracy {checkpoint.accuracy:.3f} ({checkpoint.seconds:.0f} s)\n"
+    )
+    return checkpoint
+
+
+def _export(arguments: argparse.Namespace, checkpoint: DemoCheckpoint) -> ExportResult:
+    from ..bundle.store import Store
+    from ..export.pipeline import export_checkpoint
+    from ..export.request import ExportRequest
+    from .export import show_result
+
+    request = ExportRequest(
+        checkpoint=checkpoint.path,
+        store=Store(arguments.store or arguments.dir / "model_store"),
+        name=NAME,
+        data=checkpoint.test_csv,
+        text_column="text",
+        label_column="intent",
+    )
+    with console.Progress() as progress:
+        result = export_checkpoint(request, progress)
+    show_result(result, as_json=False)
+    return result
+
+
+def _ask(server: ChildServer) -> None:
+    """Three questions through ``tritonclient``."""
+    try:
+        import numpy as np
+        import tritonclient.grpc as triton
+    except ImportError:
+        raise EngineUnavailable("the demo asks through tritonclient", mend="pip install 'nlpdeploy[demo]'") from None
+    texts = triton.InferInput("text", [len(QUESTIONS)], "BYTES")
+    texts.set_data_from_numpy(np.array([question.encode() for question in QUESTIONS], dtype=object))
+    with triton.InferenceServerClient(server.grpc) as client:
+        answer = client.infer(NAME, [texts], client_timeout=30)
+        labels, scores = answer.as_numpy("label"), answer.as_numpy("score")
+    console.note("tritonclient asks over gRPC:")
+    for question, label, score in zip(QUESTIONS, labels, scores, strict=True):
+        console.note(f"  {question!r} -> {label.decode()} ({score:.3f})")
+
+
+def _plan(
+    arguments: argparse.Namespace,
+    checkpoint: DemoCheckpoint,
+    candidate: ChildServer,
+    baseline: ChildServer,
+    digest: str,
+) -> Plan:
+    from ..loadtest.payloads import read_payloads
+    from ..loadtest.plan import Plan, parse_rate, parse_target
+
+    return Plan(
+        url=f"grpc://{candidate.grpc}",
+        baseline_url=f"grpc://{baseline.grpc}",
+        model=NAME,
+        data=read_payloads(checkpoint.test_csv, "text").source,
+        targets=(parse_target(arguments.target),),
+        rate=parse_rate(arguments.rate),
+        seconds=arguments.seconds,
+        pairs=10,
+        expect_digest=digest,
+    )

@@ -1,0 +1,135 @@
+"""``nlpdeploy loadtest``: drive traffic and judge it, or judge a stored run again."""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bundle.errors import InvalidInput
+from . import console, exits
+
+if TYPE_CHECKING:
+    from ..loadtest.plan import Plan
+    from ..loadtest.verdict import Judgement
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = subparsers.add_parser("loadtest", help="open-loop load test with a verdict")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add_run(actions)
+    judge = actions.add_parser("judge", help="judge a stored run again, without traffic")
+    judge.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    judge.add_argument("--target", action="append", metavar="T", help="other targets than the run's own, e.g. p99=60ms")
+    console.add_common(judge)
+    judge.set_defaults(run=run_judge)
+
+
+def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = actions.add_parser("run", help="drive traffic and judge it")
+    run.add_argument("--url", required=True, help="grpc://HOST:PORT or http://HOST:PORT")
+    run.add_argument("--model", required=True, metavar="NAME[:VERSION]")
+    run.add_argument("--data", required=True, type=Path, metavar="F", help="texts: CSV, TSV, JSONL or a text a line")
+    run.add_argument("--text-column", metavar="C")
+    run.add_argument("--pair-column", metavar="C")
+    run.add_argument("--rate", required=True, metavar="R", help="requests a second, e.g. 200 or 200/s")
+    run.add_argument("--seconds", required=True, type=console.positive, metavar="S", help="of traffic on each side")
+    run.add_argument("--target", required=True, action="append", metavar="T", help="e.g. p95=45ms; may be repeated")
+    run.add_argument("--arrivals", default="poisson", choices=("poisson", "constant"))
+    run.add_argument("--timeout", default="1s", metavar="D", help="a request unanswered for this long has failed")
+    run.add_argument("--seed", type=int, default=1, metavar="N", help="of arrivals, payload order and drawn order")
+    run.add_argument("--workers", type=int, default=1, metavar="N", help="Locust processes")
+    run.add_argument("--max-in-flight", type=int, default=1000, metavar="N", help="arrivals above it count as misses")
+    run.add_argument("--expect-digest", metavar="SHA256", help="the bundle that must answer")
+    run.add_argument("--baseline", metavar="URL", help="compare with this server, in randomised ABBA blocks")
+    run.add_argument("--pairs", type=int, default=20, metavar="N", help="pairs of blocks with --baseline (default: 20)")
+    run.add_argument("--run-dir", type=Path, metavar="D", help="default: loadtest_runs/MODEL-TIME")
+    console.add_common(run)
+    run.set_defaults(run=run_load)
+
+
+def run_load(arguments: argparse.Namespace) -> int:
+    """Check everything, drive the traffic, judge, write the report."""
+    plan = make_plan(arguments)
+    stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
+    run_dir = arguments.run_dir or Path("loadtest_runs") / f"{plan.model}-{stamp}"
+    return drive_and_judge(plan, run_dir, as_json=arguments.json)
+
+
+def drive_and_judge(plan: Plan, run_dir: Path, *, as_json: bool) -> int:
+    """Run a plan; the status is the verdict's."""
+    from ..loadtest.driver import run
+    from ..loadtest.verdict import judge
+
+    with console.Progress() as progress:
+        run(plan, run_dir, progress=progress)
+    return show(judge(run_dir), run_dir, as_json=as_json)
+
+
+def run_judge(arguments: argparse.Namespace) -> int:
+    """Judge a stored run, by its own targets or others."""
+    from ..loadtest.plan import parse_target
+    from ..loadtest.verdict import judge
+
+    targets = tuple(parse_target(text) for text in arguments.target) if arguments.target else None
+    return show(judge(arguments.run_dir, targets), arguments.run_dir, as_json=arguments.json)
+
+
+def show(judgement: Judgement, run_dir: Path, *, as_json: bool) -> int:
+    """Write the report and print the verdict; the status is the verdict's."""
+    from ..loadtest.report import write_report
+
+    write_report(run_dir, judgement)
+    result = judgement.to_json()
+    if as_json:
+        console.print_json(result)
+    else:
+        _print_verdict(result)
+    return exits.VERDICT[result["verdict"]]
+
+
+def make_plan(arguments: argparse.Namespace) -> Plan:
+    """The plan, every flag checked before any traffic.
+
+    Raises:
+        InvalidInput, NotFound: a flag or the data file is unusable.
+    """
+    from ..bundle.store import split_spec
+    from ..loadtest.payloads import read_payloads
+    from ..loadtest.plan import Plan, as_arrivals, parse_duration, parse_rate, parse_target
+
+    if (
+        arguments.run_dir
+        and arguments.run_dir.exists()
+        and (arguments.run_dir.is_file() or any(arguments.run_dir.iterdir()))
+    ):
+        raise InvalidInput(f"--run-dir {arguments.run_dir}", found="something there", wanted="a new or empty folder")
+    targets = tuple(parse_target(text) for text in arguments.target)
+    rate = parse_rate(arguments.rate)
+    timeout = parse_duration(arguments.timeout)
+    name, version = split_spec(arguments.model)
+    payloads = read_payloads(arguments.data, arguments.text_column, arguments.pair_column)
+    return Plan(
+        url=arguments.url,
+        model=name,
+        version=str(version) if version else "",
+        data=payloads.source,
+        targets=targets,
+        rate=rate,
+        seconds=arguments.seconds,
+        arrivals=as_arrivals(arguments.arrivals),
+        timeout_s=timeout,
+        seed=arguments.seed,
+        workers=arguments.workers,
+        max_in_flight=arguments.max_in_flight,
+        expect_digest=arguments.expect_digest,
+        baseline_url=arguments.baseline,
+        pairs=arguments.pairs if arguments.baseline else 0,
+    )
+
+
+def _print_verdict(result: dict[str, object]) -> None:
+    """The verdict, targets, books."""
+    raise NotImplementedError
