@@ -50,7 +50,7 @@ def read_payloads(path: Path, column: str | None = None, pair_column: str | None
         raise NotFound(f"data file {path}", found="no such file", mend="give a file with --data")
     wanted = [column] if pair_column is None else [column, pair_column]
     try:
-        rows = list(_read_rows(path, wanted))
+        columns, *rows = _read_rows(path, wanted)
         for row in rows:
             "".join(row).encode()
     except UnicodeDecodeError as error:
@@ -65,12 +65,13 @@ def read_payloads(path: Path, column: str | None = None, pair_column: str | None
         raise InvalidInput(f"data file {path}", found=str(error), wanted="a table with a header line") from error
     if not rows:
         raise InvalidInput(f"data file {path}", found="no texts", wanted="at least one")
-    source = DataFile(str(path), file_digest(path), len(rows), column or DEFAULT_COLUMN, pair_column)
+    source = DataFile(str(path), file_digest(path), len(rows), columns[0], pair_column)
     texts = tuple(row[0] for row in rows)
     return Payloads(texts, tuple(row[1] for row in rows) if pair_column else (), source)
 
 
 def _read_rows(path: Path, wanted: list[str | None]) -> Iterator[list[str]]:
+    """The columns' names, then the rows."""
     suffix = path.suffix.lower()
     # Lines come from the file, never from str.splitlines, which also splits at U+2028 and the like inside a text.
     with path.open(encoding="utf-8-sig", newline="" if suffix in (".csv", ".tsv") else None) as file:
@@ -83,6 +84,7 @@ def _read_rows(path: Path, wanted: list[str | None]) -> Iterator[list[str]]:
                 f"data file {path}", found="plain text", wanted="a table or JSON lines for pairs of texts"
             )
         else:
+            yield [DEFAULT_COLUMN]
             yield from ([line.rstrip("\n")] for line in file if line.strip())
 
 
@@ -91,6 +93,7 @@ def _from_table(path: Path, lines: Iterable[str], delimiter: str, wanted: list[s
     rows = csv.reader(lines, delimiter=delimiter)
     header = next(rows, [])
     indices = [header.index(_choose(path, header, column)) for column in wanted]
+    yield [header[index] for index in indices]
     for row in rows:
         if not row:
             continue
@@ -102,6 +105,7 @@ def _from_table(path: Path, lines: Iterable[str], delimiter: str, wanted: list[s
 
 
 def _from_json_lines(path: Path, lines: Iterable[str], wanted: list[str | None]) -> Iterator[list[str]]:
+    names: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -112,10 +116,15 @@ def _from_json_lines(path: Path, lines: Iterable[str], wanted: list[str | None])
             raise InvalidInput(where, found=str(error), wanted="JSON") from error
         if not isinstance(value, dict):
             raise InvalidInput(where, found=type(value).__name__, wanted="an object")
-        row = [value[_choose(path, list(value), column)] for column in wanted]
+        if not names:
+            names = [_choose(path, list(value), column) for column in wanted]
+            yield names
+        row = [value.get(name) for name in names]
         if not all(isinstance(text, str) for text in row):
             raise InvalidInput(where, found=", ".join(type(text).__name__ for text in row), wanted="texts")
         yield row
+    if not names:
+        yield [DEFAULT_COLUMN]
 
 
 def _choose(path: Path, columns: list[str], column: str | None) -> str:

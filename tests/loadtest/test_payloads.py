@@ -35,7 +35,8 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
 
 
 def test_the_only_column_needs_no_name(tmp_path: Path) -> None:
-    assert read_payloads(write(tmp_path, "t.csv", "utterance\nhello\n")).texts == ("hello",)
+    payloads = read_payloads(write(tmp_path, "t.csv", "utterance\nhello\n"))
+    assert (payloads.texts, payloads.source.text_column) == (("hello",), "utterance")
 
 
 def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
@@ -54,6 +55,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
         ("t.csv", b"id,text\n1,a\n2\n", r"line 3.*found 1 columns"),
         ("t.jsonl", b'{"text": "a"}\n{"text": \n', "line 2"),
         ("t.jsonl", b'"bare"\n', "line 1.*found str"),
+        ("t.jsonl", b"\n", "no texts"),
         ("t.jsonl", b'{"text": 3}\n', "line 1.*found int"),
         ("t.jsonl", b'{"text": "\\ud800"}\n', "surrogate"),
         ("t.txt", b"caf\xe9\n", "not UTF-8"),
