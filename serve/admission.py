@@ -1,0 +1,186 @@
+"""The bounded queue of one model, between the encoder threads and the engine workers.
+
+Counts rows from the door on (before they are tokenised) and tokens once they are known, says no at once where waiting
+is useless, and keeps withdrawn work from running. All methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..bundle.errors import Overloaded, TooLarge, Unavailable
+from .job import Job
+from .scheduler import Scheduler, Ticket
+
+Batch = list[Ticket[Job]]
+LEAST_RETRY = 0.010
+"""Seconds; a shorter hint would only make the caller spin."""
+
+
+class Refusal(enum.StrEnum):
+    """Why work was not done."""
+
+    QUEUE_ROWS = "queue_rows"
+    QUEUE_TOKENS = "queue_tokens"
+    TOO_LARGE = "too_large"
+    FORECAST = "deadline_forecast"
+    EXPIRED = "deadline_passed"
+    CANCELLED = "cancelled"
+    NOT_READY = "not_ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may wait for one model.
+
+    Attributes:
+        rows: most rows (texts), tokenised or not; also the most of one request.
+        tokens: most tokens; also the most of one request.
+    """
+
+    rows: int = 4096
+    tokens: int = 262_144
+
+
+class AdmissionQueue:
+    """Rows that wait for an engine.
+
+    Args:
+        scheduler: chooses; used under this queue's lock only.
+        limits: how much may wait.
+        refused: told of each refusal at the door.
+    """
+
+    def __init__(self, scheduler: Scheduler[Job], limits: Limits, refused: Callable[[Refusal], None]) -> None:
+        self._scheduler = scheduler
+        self._limits = limits
+        self._refused = refused
+        self._changed = threading.Condition()
+        self._held = 0
+        self._closed = False
+        self._running: dict[int, float] = {}
+
+    def depth(self) -> tuple[int, int]:
+        """Rows and tokens that wait now; rows include those still being tokenised."""
+        return self._held, self._scheduler.tokens
+
+    def reserve(self, job: Job) -> None:
+        """Let a job in, its rows not tokenised yet.
+
+        Raises:
+            TooLarge: it alone is above the limit.
+            Overloaded: there is no room now.
+            Unavailable: the queue is closed.
+        """
+        rows = len(job.question)
+        with self._changed:
+            self._check_open()
+            if rows > self._limits.rows:
+                self._refused(Refusal.TOO_LARGE)
+                raise TooLarge("rows of one request", found=rows, wanted=f"at most {self._limits.rows}")
+            if self._held + rows > self._limits.rows:
+                self._refused(Refusal.QUEUE_ROWS)
+                raise self._overloaded("queue is full", f"{self._held} rows waiting", f"{self._limits.rows}")
+            self._held += rows
+            job.queued = rows
+
+    def submit(self, job: Job, now: float) -> None:
+        """Queue a reserved job, ``job.rows`` filled. One that was withdrawn meanwhile is left out.
+
+        Raises:
+            TooLarge: it alone is above the limit of tokens.
+            Overloaded: no room, or the forecast says that its deadline can't be met behind the rows that wait.
+            Unavailable: the queue is closed.
+        """
+        tokens = sum(map(len, job.rows))
+        with self._changed:
+            if job.withdrawn:
+                return
+            self._check_open()
+            self._check_tokens(tokens)
+            self._check_deadline(job, tokens, now)
+            job.tickets = [Ticket(len(row), now, job.deadline, job, index) for index, row in enumerate(job.rows)]
+            for ticket in job.tickets:
+                self._scheduler.add(ticket)
+            self._changed.notify()
+
+    def withdraw(self, job: Job) -> None:
+        """Forget what of a job has not started; afterwards none of it will."""
+        with self._changed:
+            job.withdrawn = True
+            self._held -= job.queued
+            job.queued = 0
+            for ticket in job.tickets:
+                self._scheduler.discard(ticket)
+
+    def take(self) -> Batch | None:
+        """Wait for the next batch to run; None once the queue is closed. :meth:`finished` follows each batch."""
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                batch = self._scheduler.next_batch(now)
+                if batch:
+                    self._start(batch, now)
+                    return batch
+                wake = self._scheduler.wake_at()
+                self._changed.wait(None if wake is None else max(wake - now, 0.0))
+            return None
+
+    def finished(self, batch: Batch, seconds: float) -> None:
+        """A worker has run a batch, well or badly."""
+        with self._changed:
+            self._running.pop(id(batch), None)
+            self._scheduler.finished(batch, seconds, time.monotonic())
+
+    def close(self) -> None:
+        """Take nothing more and let the workers go."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    # -- inside, the lock held ----------------------------------------------------------------------------------------
+
+    def _start(self, batch: Batch, now: float) -> None:
+        for ticket in batch:
+            job = ticket.owner
+            job.queued -= 1
+            job.dispatched_at = job.dispatched_at or now
+        self._held -= len(batch)
+        self._running[id(batch)] = now + self._scheduler.batch_seconds(batch)
+
+    def _wait_seconds(self, now: float, tokens: int = 0, rows: int = 0) -> float:
+        running = max(self._running.values(), default=now) - now
+        return max(running, 0.0) + self._scheduler.backlog_seconds(more_tokens=tokens, more_rows=rows)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            self._refused(Refusal.NOT_READY)
+            raise Unavailable("the model takes no more requests")
+
+    def _check_tokens(self, tokens: int) -> None:
+        limit = self._limits.tokens
+        if tokens > limit:
+            self._refused(Refusal.TOO_LARGE)
+            raise TooLarge("tokens of one request", found=tokens, wanted=f"at most {limit}", mend="send fewer texts")
+        if self._scheduler.tokens + tokens > limit:
+            self._refused(Refusal.QUEUE_TOKENS)
+            raise self._overloaded("queue is full", f"{self._scheduler.tokens} tokens waiting", f"{limit}")
+
+    def _check_deadline(self, job: Job, tokens: int, now: float) -> None:
+        # With nothing ahead it is let in whatever the forecast says: a stale forecast is mended by trying only.
+        if math.isinf(job.deadline) or not (len(self._scheduler) or self._running):
+            return
+        wait, left = self._wait_seconds(now, tokens, len(job.rows)), job.deadline - now
+        if wait > left:
+            self._refused(Refusal.FORECAST)
+            raise self._overloaded("the deadline can't be met", f"a wait of {wait:.3f} s", f"{max(left, 0):.3f} s")
+
+    def _overloaded(self, what: str, found: str, wanted: str) -> Overloaded:
+        retry = max(self._wait_seconds(time.monotonic()), LEAST_RETRY)
+        return Overloaded(what, found=found, wanted=f"at most {wanted}", retry_after=retry)

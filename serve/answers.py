@@ -1,0 +1,53 @@
+"""Logits -> the outputs asked for, as tensors of the protocol or as plain JSON values. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle.specs import ModelSpec
+from ..runtime.tasks import Floats, decode
+from ..runtime.text import Row
+from ..wire.tensors import Parameter, Tensor
+
+_NUMPY: dict[str, type[np.generic]] = {"BYTES": np.object_, "FP32": np.float32, "INT32": np.int32, "BOOL": np.bool_}
+
+
+def output_tensors(logits: Floats, rows: Sequence[Row], model: ModelSpec, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """The named outputs, rows first, in the order of ``names``; dtypes as :meth:`ModelSpec.outputs` says."""
+    arrays = _decoded(logits, rows, model)
+    dtypes = {spec.name: spec.dtype for spec in model.outputs()}
+    return tuple(Tensor(name, dtypes[name], _on_the_wire(arrays[name], dtypes[name])) for name in names)
+
+
+def predictions(logits: Floats, rows: Sequence[Row], model: ModelSpec, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """One dict a row with the named outputs as JSON's own types."""
+    arrays = _decoded(logits, rows, model)
+    columns = [arrays[name].tolist() for name in names]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def answer_parameters(rows: Sequence[Row], *, digest: str, engine: str) -> dict[str, Parameter]:
+    """What every answer says of itself: the bundle, the engine, and how many rows were cut if any was."""
+    parameters: dict[str, Parameter] = {"bundle_digest": digest, "engine": engine}
+    truncated = sum(row.truncated for row in rows)
+    if truncated:
+        parameters["truncated_rows"] = truncated
+    return parameters
+
+
+def _decoded(logits: Floats, rows: Sequence[Row], model: ModelSpec) -> dict[str, npt.NDArray[np.generic]]:
+    return {
+        **decode(logits, model),
+        "tokens": np.array([len(row) for row in rows], dtype=np.int32),
+        "truncated": np.array([row.truncated for row in rows], dtype=np.bool_),
+    }
+
+
+def _on_the_wire(values: npt.NDArray[np.generic], dtype: str) -> npt.NDArray[np.generic]:
+    if dtype == "BYTES":
+        return np.array([str(text).encode() for text in values.tolist()], dtype=object)
+    return np.ascontiguousarray(values, dtype=_NUMPY[dtype])

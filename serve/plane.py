@@ -1,0 +1,277 @@
+"""The data plane: what both fronts call. Knows no transport and no status code.
+
+A request's way is one line: :meth:`DataPlane.infer` -> ``TextEncoder.encode`` and ``AdmissionQueue.submit`` on an
+encoder thread -> ``Scheduler.next_batch`` and ``EngineWorker.run_batch`` on the engine's thread -> ``decode``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from ..bundle.errors import DeadlineExceeded, NotFound, Unavailable
+from ..runtime.predictor import Predictor
+from ..wire.tensors import InferRequest, InferResponse, ModelMetadata, Parameter, ServerMetadata
+from .admission import Refusal
+from .answers import answer_parameters, output_tensors, predictions
+from .job import Job, Question
+from .metrics import CANCELLED, Metrics, outcome_of
+from .models import ModelSet
+from .requests import read_body, read_request, read_timeout
+from .served_model import Capacity, ServedModel
+
+SERVER_NAME = "nlpdeploy"
+
+
+@dataclass(frozen=True)
+class Inference:
+    """An answer and the seconds of its stages: encode, queue, infer, decode."""
+
+    response: InferResponse
+    stages: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PredictAnswer:
+    """A plain HTTP answer.
+
+    Attributes:
+        answer: ``{"label": …, "score": …}`` for one text, ``{"predictions": [{…}, …]}`` for a list.
+        stages: seconds: encode, queue, infer, decode.
+        parameters: ``bundle_digest``, ``engine`` and, if any row was cut, ``truncated_rows``.
+    """
+
+    answer: dict[str, Any]
+    stages: Mapping[str, float]
+    parameters: Mapping[str, Parameter]
+
+
+class DataPlane:
+    """Models behind one door. Lives on one event loop, on which it must be made.
+
+    It starts not ready: models are added, then :meth:`open` lets requests in. :meth:`drain` ends it.
+
+    Args:
+        capacity: limits and policy of each model.
+        default_timeout: seconds for a request that names none.
+        expected: names of models that are being loaded, which are known though not ready yet.
+    """
+
+    def __init__(
+        self, capacity: Capacity | None = None, *, default_timeout: float = 60.0, expected: Sequence[str] = ()
+    ) -> None:
+        self.metrics = Metrics()
+        self._capacity = capacity or Capacity()
+        self._default_timeout = default_timeout
+        self._expected = frozenset(expected)
+        self._models = ModelSet()
+        self._encoders = ThreadPoolExecutor(self._capacity.encoder_threads, thread_name_prefix="encoder")
+        self._opened = False
+        self._draining = False
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def add(self, predictor: Predictor, *, version: str = "1", chosen: bool = True) -> ServedModel:
+        """Serve one more model.
+
+        Args:
+            predictor: loaded; closed by :meth:`close`.
+            version: as callers name it.
+            chosen: whether it answers requests that name no version.
+        """
+        served = ServedModel(predictor, version, self._capacity, self._encoders, self.metrics)
+        self._models.add(served, chosen=chosen)
+        return served
+
+    def open(self) -> None:
+        """All models are there: let requests in."""
+        self._opened = True
+
+    async def drain(self, grace: float) -> bool:
+        """Let no more in, finish what was accepted; what takes longer than ``grace`` seconds is answered Unavailable.
+
+        Returns:
+            Whether all was finished in time.
+        """
+        self._draining = True
+        end = asyncio.get_running_loop().time() + grace
+        while not self._idle() and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.005)
+        finished = self._idle()
+        for served in self._models.all():
+            served.abandon(Unavailable("the server is going down", mend="ask another one"))
+        while not self._idle():
+            await asyncio.sleep(0)
+        return finished
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Free engines and threads after :meth:`drain`; whether all engine threads ended within ``timeout`` seconds."""
+        self._draining = True
+        self._encoders.shutdown(wait=False, cancel_futures=True)
+        ended = [served.close(timeout) for served in self._models.all()]
+        return all(ended)
+
+    # -- questions ----------------------------------------------------------------------------------------------------
+
+    def live(self) -> bool:
+        """Whether the process answers at all."""
+        return True
+
+    def ready(self) -> bool:
+        """Whether all models answer: not with nothing loaded, while loading or draining, or with a dead worker."""
+        models = self._models.all()
+        return self._opened and not self._draining and bool(models) and all(served.ready() for served in models)
+
+    def model_ready(self, name: str, version: str = "") -> bool:
+        """Whether that model answers.
+
+        Raises:
+            NotFound: no such model or version.
+        """
+        if not self._opened and name in self._expected:
+            return False
+        return self._models.find(name, version).ready() and self._opened and not self._draining
+
+    def server_metadata(self) -> ServerMetadata:
+        """Name, version, extensions."""
+        return ServerMetadata(SERVER_NAME, _package_version(), ())
+
+    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
+        """What a model takes and gives.
+
+        Raises:
+            NotFound: no such model or version.
+            Unavailable: it is still being loaded.
+        """
+        return self._models.metadata(self._find(name, version))
+
+    def models(self) -> list[ModelMetadata]:
+        """All served models."""
+        return [self._models.metadata(served) for served in self._models.all()]
+
+    async def infer(self, request: InferRequest, *, deadline: float | None = None) -> Inference:
+        """Answer a ``ModelInfer``. Cancelling the awaiting task withdraws the work.
+
+        No texts are a question too: the answer has 0 rows, and no engine is asked.
+
+        Args:
+            request: by text or by tokens.
+            deadline: absolute ``time.monotonic()`` seconds; the earlier of it and the ``timeout`` parameter counts.
+
+        Raises:
+            NotFound: no such model or version.
+            InvalidInput: the request doesn't fit the model.
+            TooLarge: more rows or tokens than may ever wait.
+            Overloaded: no room, or the deadline can't be met.
+            DeadlineExceeded: time was over; raised at the deadline, whatever the engine is doing.
+            EngineFailed: the engine raised, or a row of this request came out non-finite.
+            Unavailable: loading, draining, or the model's worker has ended.
+        """
+        accepted = self._now()
+        with self._counted(accepted, request.model, request.version) as served:
+            question = read_request(request, served.model, served.vocabulary)
+            deadline = min(deadline or math.inf, accepted + read_timeout(request.parameters))
+            job = await self._answered(served, question, accepted, deadline)
+            outputs = output_tensors(job.logits, job.rows, served.model, question.outputs)
+            parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)
+            response = InferResponse(served.name, served.version, request.id, outputs, parameters)
+            return Inference(response, self._count_answer(served, job))
+
+    async def predict(self, model: str, version: str, body: object, *, deadline: float | None = None) -> PredictAnswer:
+        """Answer a plain HTTP body, ``{"text": "…"}`` or ``{"text": ["…", …]}``, for pairs with ``text_pair``.
+
+        Raises:
+            As :meth:`infer`.
+        """
+        accepted = self._now()
+        with self._counted(accepted, model, version) as served:
+            question, single = read_body(body, served.model)
+            job = await self._answered(served, question, accepted, deadline or math.inf)
+            rows = predictions(job.logits, job.rows, served.model, question.outputs)
+            parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)
+            answer = rows[0] if single else {"predictions": rows}
+            return PredictAnswer(answer, self._count_answer(served, job), parameters)
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    async def _answered(self, served: ServedModel, question: Question, accepted: float, deadline: float) -> Job:
+        """Run a question to its end: the job comes back settled and answered, or its error is raised."""
+        loop = asyncio.get_running_loop()
+        deadline = min(deadline, accepted + self._default_timeout)
+        settled = loop.create_future()
+        job = Job(question, settled, len(served.model.labels), accepted, deadline)
+        if not len(question):
+            job.encoded_at = job.dispatched_at = job.finished_at = accepted
+            return job
+        timer = loop.call_at(deadline, _expire, served, job)
+        try:
+            if deadline <= accepted:
+                _expire(served, job)
+            else:
+                served.accept(job)
+            await settled
+        except asyncio.CancelledError:
+            served.metrics.refused(Refusal.CANCELLED)
+            raise
+        finally:
+            timer.cancel()
+            served.release(job)
+        return job
+
+    def _find(self, name: str, version: str) -> ServedModel:
+        if not self._opened and name in self._expected:
+            raise Unavailable(f"model {name} is being loaded")
+        return self._models.find(name, version)
+
+    @contextlib.contextmanager
+    def _counted(self, accepted: float, name: str, version: str) -> Iterator[ServedModel]:
+        """The model asked; whatever ends the request other than an answer is counted once, by its kind."""
+        try:
+            served = self._find(name, version)
+        except (NotFound, Unavailable) as error:
+            self.metrics.unrouted.labels(outcome_of(error)).inc()
+            raise
+        try:
+            if self._draining or not self._opened:
+                served.metrics.refused(Refusal.DRAINING if self._draining else Refusal.NOT_READY)
+                raise Unavailable("the server is going down" if self._draining else "the server is starting")
+            yield served
+        except asyncio.CancelledError:
+            served.metrics.failed(self._now() - accepted, CANCELLED)
+            raise
+        except Exception as error:
+            served.metrics.failed(self._now() - accepted, outcome_of(error))
+            raise
+
+    def _count_answer(self, served: ServedModel, job: Job) -> Mapping[str, float]:
+        now = self._now()
+        stages = job.stages(now)
+        served.metrics.answered(now - job.accepted, stages, sum(row.truncated for row in job.rows))
+        return stages
+
+    def _idle(self) -> bool:
+        return all(served.idle() for served in self._models.all())
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _expire(served: ServedModel, job: Job) -> None:
+    if not job.settled.done():
+        served.metrics.refused(Refusal.EXPIRED)
+        allowed = max(job.deadline - job.accepted, 0.0)
+        job.fail(DeadlineExceeded("the request's time is over", found=f"no answer within {allowed:.3f} s"))
+
+
+def _package_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("nlpdeploy")
+    except PackageNotFoundError:
+        return "unknown"

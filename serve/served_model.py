@@ -1,0 +1,204 @@
+"""One served model: its queue, its engine worker and its open jobs, from acceptance to settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from ..bundle.errors import EngineFailed, NlpdeployError, Unavailable
+from ..bundle.manifest import EngineEntry
+from ..runtime.predictor import Predictor
+from ..wire.tensors import ModelMetadata
+from .admission import AdmissionQueue, Limits
+from .forecast import Forecast
+from .job import Job
+from .metrics import Metrics
+from .scheduler import Policy, Scheduler, elements
+from .worker import EngineWorker, Outcome
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How one model is run.
+
+    Attributes:
+        limits: of its queue.
+        policy: of its batches.
+        encoder_threads: tokenising threads of the server, for all its models.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    policy: Policy = field(default_factory=Policy)
+    encoder_threads: int = 2
+
+
+class ServedModel:
+    """One model at work. Made and used on the event loop, but for what encoder and engine threads call.
+
+    Args:
+        predictor: the loaded model.
+        version: as callers name it.
+        capacity: limits and policy.
+        encoders: threads that tokenise.
+        metrics: of the server.
+    """
+
+    def __init__(
+        self, predictor: Predictor, version: str, capacity: Capacity, encoders: ThreadPoolExecutor, metrics: Metrics
+    ) -> None:
+        self.predictor = predictor
+        self.name = predictor.manifest.name
+        self.version = version
+        self.model = predictor.model
+        self.engine_id = predictor.engine.id
+        self.digest = predictor.manifest.digest
+        self.vocabulary = predictor.encoder.vocabulary_size
+        entry = _entry(predictor)
+        forecast = Forecast(entry.curve if entry else None)
+        self.metrics = metrics.for_model(self.name, version, self.engine_id)
+        self.queue = AdmissionQueue(Scheduler(capacity.policy, forecast), capacity.limits, self.metrics.refused)
+        self._encoders = encoders
+        self._loop = asyncio.get_running_loop()
+        self._open: set[Job] = set()
+        self._failure: NlpdeployError | None = None
+        self._worker = EngineWorker(
+            predictor.engine,
+            self.model,
+            self.queue,
+            deliver=lambda outcome: self._call(self._settle, outcome),
+            died=lambda error: self._call(self._give_up, error),
+        )
+        self.metadata = _metadata(self, entry)
+        self.metrics.describe(
+            digest=self.digest,
+            task=self.model.task.value,
+            precision=entry.precision if entry else "fp32",
+            token_budget=capacity.policy.max_tokens,
+        )
+        self.metrics.watch(
+            depth=self.queue.depth,
+            open_requests=lambda: len(self._open),
+            ready=self.ready,
+            correction=lambda: forecast.correction,
+        )
+        self._worker.start()
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}"
+
+    def ready(self) -> bool:
+        """Whether it answers."""
+        return self._failure is None and self._worker.alive()
+
+    def idle(self) -> bool:
+        """Whether every accepted job is answered."""
+        return not self._open
+
+    def accept(self, job: Job) -> None:
+        """Send a job on its way; it will be settled.
+
+        Raises:
+            Overloaded, TooLarge, Unavailable: it was not accepted.
+        """
+        if self._failure is not None:
+            raise Unavailable(f"model {self}", found=self._failure.what, mend="restart the server")
+        self.queue.reserve(job)
+        self._open.add(job)
+        self._encoders.submit(self._encode, job)
+
+    def release(self, job: Job) -> None:
+        """Forget a job that is settled or left alone; what of it has not started never will."""
+        self.queue.withdraw(job)
+        self._open.discard(job)
+
+    def abandon(self, error: NlpdeployError) -> None:
+        """Take no more work and answer all that is open with ``error``."""
+        self.queue.close()
+        for job in tuple(self._open):
+            job.fail(error)
+
+    def close(self, timeout: float) -> bool:
+        """Let the worker end, waiting so many seconds, and free the engine; whether it ended."""
+        self.queue.close()
+        ended = self._worker.join(timeout)
+        if ended:
+            self.predictor.close()
+        return ended
+
+    # -- on encoder threads -------------------------------------------------------------------------------------------
+
+    def _encode(self, job: Job) -> None:
+        if job.withdrawn:
+            return
+        question = job.question
+        try:
+            job.rows = question.rows or self.predictor.encode(question.texts, question.pairs)
+            job.encoded_at = self._loop.time()
+            self.queue.submit(job, job.encoded_at)
+        except NlpdeployError as error:
+            self._call(job.fail, error)
+        except Exception as error:  # noqa: BLE001  (whatever it is, the caller gets an answer)
+            # Not its message: a text may stand in it.
+            log.error("encoder of %s raised %s", self, type(error).__name__)
+            self._call(job.fail, EngineFailed(f"encoder raised {type(error).__name__}"))
+
+    def _call(self, function: Callable[[T], None], argument: T) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, argument)
+        except RuntimeError:
+            log.debug("the event loop is closed; nobody waits any more")
+
+    # -- on the event loop, called by the worker ----------------------------------------------------------------------
+
+    def _settle(self, outcome: Outcome) -> None:
+        batch, now = outcome.batch, self._loop.time()
+        self.metrics.ran(outcome.seconds, len(batch), elements(batch), sum(ticket.length for ticket in batch))
+        if outcome.logits is None or outcome.usable is None:
+            error = outcome.error or EngineFailed("engine gave no logits")
+            log.error("batch of %d rows failed on %s: %s", len(batch), self, error, exc_info=error.__cause__)
+            for ticket in batch:
+                ticket.owner.fail(error)
+            return
+        for ticket, logits, usable in zip(batch, outcome.logits, outcome.usable.tolist(), strict=True):
+            if usable:
+                ticket.owner.receive(ticket.index, logits, now)
+            else:
+                ticket.owner.fail(EngineFailed("NaN or infinity in the logits", found=f"row {ticket.index}"))
+
+    def _give_up(self, error: BaseException) -> None:
+        log.critical("worker of %s ended", self, exc_info=error)
+        self._failure = EngineFailed(f"worker of model {self} ended", found=type(error).__name__)
+        self.abandon(self._failure)
+
+
+def _entry(predictor: Predictor) -> EngineEntry | None:
+    """The manifest's entry of the engine at work; None for one that is in no bundle, as the PyTorch reference."""
+    engine_id = predictor.engine.id
+    return next((entry for entry in predictor.manifest.engines if entry.id == engine_id), None)
+
+
+def _metadata(served: ServedModel, entry: EngineEntry | None) -> ModelMetadata:
+    model = served.model
+    return ModelMetadata(
+        name=served.name,
+        versions=(served.version,),
+        platform=f"{entry.runtime}_{entry.precision}" if entry else served.engine_id,
+        inputs=model.text_inputs(),
+        outputs=model.outputs(),
+        properties={
+            "engine": served.engine_id,
+            "bundle_digest": served.digest,
+            "task": model.task.value,
+            "activation": model.activation.value,
+            "max_length": str(model.max_length),
+            "labels": json.dumps(list(model.labels), ensure_ascii=False),
+        },
+    )

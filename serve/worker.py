@@ -1,0 +1,107 @@
+"""The thread that runs one engine: takes a batch, runs it, hands the outcome on, until the queue is closed.
+
+A batch that fails fails alone, whatever the engine raised. An error outside the engine's call is a bug, or an
+interpreter that gives up: the thread ends, says so, and its owner answers everything that is still open.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle.errors import EngineFailed, NlpdeployError
+from ..bundle.specs import ModelSpec
+from ..runtime.batching import lay_out
+from ..runtime.engine import Engine
+from ..runtime.tasks import Floats, finite_rows, shaped_logits
+from .admission import AdmissionQueue, Batch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch: logits, or the error that hit all its rows.
+
+    Attributes:
+        batch: the rows.
+        seconds: of the engine's call.
+        logits: FP32 [rows, classes] in the batch's order.
+        usable: BOOL [rows]; False where a row holds a NaN or an infinity.
+        error: why there are no logits.
+    """
+
+    batch: Batch
+    seconds: float
+    logits: Floats | None = None
+    usable: npt.NDArray[np.bool_] | None = None
+    error: NlpdeployError | None = None
+
+
+class EngineWorker:
+    """One thread and its engine.
+
+    Args:
+        engine: run by this thread alone.
+        model: the model's limits and labels.
+        queue: where batches come from.
+        deliver: takes each outcome; called on this thread.
+        died: told what ended the thread before the queue was closed; called on this thread.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        model: ModelSpec,
+        queue: AdmissionQueue,
+        *,
+        deliver: Callable[[Outcome], None],
+        died: Callable[[BaseException], None],
+    ) -> None:
+        self._engine = engine
+        self._model = model
+        self._queue = queue
+        self._deliver = deliver
+        self._died = died
+        # A daemon: an engine that never returns must not keep the process from ending.
+        self._thread = threading.Thread(target=self._main, name=f"engine {engine.id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take batches."""
+        self._thread.start()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread to end after its queue was closed; whether it did."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def alive(self) -> bool:
+        """Whether batches are still taken."""
+        return self._thread.is_alive()
+
+    def run_batch(self, batch: Batch) -> Outcome:
+        """One engine call."""
+        rows = [ticket.owner.rows[ticket.index] for ticket in batch]
+        started = time.monotonic()
+        try:
+            feed = lay_out(rows, self._engine.layout, self._engine.inputs, self._model.pad_id)
+            logits = shaped_logits(self._engine.run(feed), len(rows), len(self._model.labels))
+        except NlpdeployError as error:
+            return Outcome(batch, time.monotonic() - started, error=error)
+        except Exception as error:  # noqa: BLE001  (an engine's own kinds of error enter here)
+            failure = EngineFailed(f"engine {self._engine.id} raised {type(error).__name__}")
+            failure.__cause__ = error
+            return Outcome(batch, time.monotonic() - started, error=failure)
+        return Outcome(batch, time.monotonic() - started, logits, finite_rows(logits))
+
+    def _main(self) -> None:
+        try:
+            while (batch := self._queue.take()) is not None:
+                outcome = self.run_batch(batch)
+                self._queue.finished(batch, outcome.seconds)
+                self._deliver(outcome)
+        except BaseException as error:  # noqa: BLE001  (whatever it is, nobody may be left waiting)
+            self._died(error)

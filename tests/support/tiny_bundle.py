@@ -1,0 +1,84 @@
+"""A real published bundle in a moment, without torch: the tiny tokenizer and a graph of four operators."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from nlpdeploy.bundle.evidence import LatencyCurve, ParityResult
+from nlpdeploy.bundle.manifest import EngineEntry, GoldenSample
+from nlpdeploy.bundle.specs import EngineState, Layout
+from nlpdeploy.bundle.store import Reference, Store
+from nlpdeploy.runtime.text import TextEncoder
+
+from .engines import INPUTS, LABELS, OUTPUTS, tiny_embedding, tiny_logits, tiny_manifest, tiny_model
+from .tokenizers import write_tiny_tokenizer
+
+MODEL_FILE = "engines/onnx-fp32/model.onnx"
+GOLDEN_TEXTS = ("hello a notebook", "world", "note 的 book a a a", "人 hello 人")
+
+
+def publish_tiny_bundle(root: Path, name: str = "tiny") -> Reference:
+    """Publish the next version of the tiny model in the store at ``root``."""
+    store = Store(root)
+    model = tiny_model()
+    parity = ParityResult(
+        passed=True, reason=None, tolerance=1e-4, tolerance_source="chosen for the test", noise_floor=0.0,
+        rows=len(GOLDEN_TEXTS), flips=0, flips_outside_margin=0, flip_bound=1.0, agreement=1.0, company=0.0,
+        max_abs_error=0.0, mean_abs_error=0.0, cosine=1.0,
+    )  # fmt: skip
+    entry = EngineEntry(
+        id="onnx-fp32", runtime="onnxruntime", precision="fp32", layout=Layout.PADDED, state=EngineState.READY,
+        file=MODEL_FILE, inputs=INPUTS, outputs=OUTPUTS, parity=parity,
+        curve=LatencyCurve(base=5e-5, per_token=1e-7, per_row=1e-6, per_square=0.0),
+    )  # fmt: skip
+    with store.staging(name) as staging:
+        tokenizer = write_tiny_tokenizer(staging.path / "tokenizer/tokenizer.json")
+        write_tiny_graph(staging.path / MODEL_FILE)
+        golden = _golden(TextEncoder(tokenizer, model.max_length))
+        manifest = tiny_manifest(model, engines=(entry,), name=name)
+        return store.publish(staging, dataclasses.replace(manifest, golden=golden))
+
+
+def write_tiny_graph(path: Path) -> Path:
+    """ONNX: embed, leave padding out, take the mean of the tokens; the same numbers as ``tiny_logits``."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Gather", ["embedding", "input_ids"], ["embedded"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["mask3"]),
+        helper.make_node("Mul", ["embedded", "mask3"], ["kept"]),
+        helper.make_node("ReduceSum", ["kept", "middle"], ["sum"], keepdims=0),
+        helper.make_node("ReduceSum", ["mask3", "middle"], ["count"], keepdims=0),
+        helper.make_node("Div", ["sum", "count"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(spec.name, TensorProto.INT64, ["rows", "length"]) for spec in INPUTS],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", len(LABELS)])],
+        [
+            numpy_helper.from_array(tiny_embedding(), "embedding"),
+            numpy_helper.from_array(np.array([2], dtype=np.int64), "last"),
+            numpy_helper.from_array(np.array([1], dtype=np.int64), "middle"),
+        ],
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, str(path))
+    return path
+
+
+def _golden(encoder: TextEncoder) -> tuple[GoldenSample, ...]:
+    samples = []
+    for text in GOLDEN_TEXTS:
+        (row,) = encoder.encode([text])
+        logits = tiny_logits(row.input_ids[None], np.ones((1, len(row)), dtype=np.int64))[0]
+        ids, types = tuple(map(int, row.input_ids)), tuple(map(int, row.token_type_ids))
+        samples.append(GoldenSample(text, None, ids, types, tuple(map(float, logits))))
+    return tuple(samples)
