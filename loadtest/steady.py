@@ -1,0 +1,128 @@
+"""Which part of a run is steady: the warm-up is cut off, and a run that never settles is named as such. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from ..bundle.compare import quantile
+from .student import student_quantile
+
+WARM_UP_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2)
+"""The warm-up is the first of these shares of the run after which the rest is steady; more than a fifth is none."""
+
+WINDOW_SPREAD = 0.10
+"""The medians of three windows of a steady run lie within this share of the smallest."""
+
+_PROBES = 200
+_GROUPS = 20
+_SLOPE_CONFIDENCE = 0.99
+
+
+@dataclass(frozen=True)
+class Steady:
+    """The steady part of a run.
+
+    Attributes:
+        start_s: where it starts, in seconds of the schedule; what is due before is warm-up.
+        windows_s: the medians of its three windows in seconds, infinite where most requests had no good answer.
+        rise: by how many requests the number in flight grew from its start to its end, by a straight line.
+        growing: that growth is neither chance nor small: arrivals outrun the server.
+        agreeing: the three windows lie within 10 %.
+    """
+
+    start_s: float
+    windows_s: tuple[float, float, float]
+    rise: float
+    growing: bool
+    agreeing: bool
+
+    @property
+    def stable(self) -> bool:
+        """Steady from ``start_s`` on."""
+        return self.agreeing and not self.growing
+
+
+def steady_window(
+    scheduled: npt.NDArray[np.float64],
+    latency: npt.NDArray[np.float64],
+    ended: npt.NDArray[np.float64],
+    seconds: float,
+) -> Steady:
+    """Find the steady part.
+
+    Args:
+        scheduled: [n] seconds, increasing.
+        latency: [n] seconds, infinite where there was no good answer.
+        ended: [n] seconds on the clock of ``scheduled``; NaN where a request never ended or was not sent.
+        seconds: length of the schedule.
+
+    Returns:
+        The part after the shortest warm-up that leaves a steady rest; where none does, the whole run, so that nothing
+        is excused, with what is unsteady about it.
+    """
+    whole: Steady | None = None
+    for share in WARM_UP_SHARES:
+        part = _describe(scheduled, latency, ended, share * seconds, seconds)
+        if part.stable:
+            return part
+        whole = whole or part
+    assert whole is not None  # noqa: S101  (the shares are a constant that isn't empty)
+    return whole
+
+
+def windows(
+    scheduled: npt.NDArray[np.float64], latency: npt.NDArray[np.float64], start_s: float, seconds: float, share: float
+) -> tuple[float, float, float]:
+    """The ``share`` quantile of latency in each third of [start_s, seconds); NaN for a third without arrivals."""
+    edges = np.linspace(start_s, seconds, 4)
+    cuts = np.searchsorted(scheduled, edges)
+    parts = [latency[low:high] for low, high in pairwise(cuts.tolist())]
+    first, second, third = (quantile(part, share) if len(part) else math.nan for part in parts)
+    return first, second, third
+
+
+def in_flight(
+    scheduled: npt.NDArray[np.float64], ended: npt.NDArray[np.float64], times: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Requests due and not ended at each of ``times``: float64 [len(times)]; a request without an end stays."""
+    begun = np.searchsorted(scheduled, times, side="right")
+    done = np.searchsorted(np.sort(ended[~np.isnan(ended)]), times, side="right")
+    return np.asarray(begun - done, dtype=np.float64)
+
+
+def _describe(
+    scheduled: npt.NDArray[np.float64],
+    latency: npt.NDArray[np.float64],
+    ended: npt.NDArray[np.float64],
+    start_s: float,
+    seconds: float,
+) -> Steady:
+    medians = windows(scheduled, latency, start_s, seconds, 0.5)
+    finite = all(math.isfinite(median) for median in medians)
+    agreeing = finite and max(medians) <= (1.0 + WINDOW_SPREAD) * min(medians)
+    rise, growing = _growth(scheduled, ended, start_s, seconds)
+    return Steady(start_s, medians, rise, growing, agreeing)
+
+
+def _growth(
+    scheduled: npt.NDArray[np.float64], ended: npt.NDArray[np.float64], start_s: float, seconds: float
+) -> tuple[float, bool]:
+    """The rise of the in-flight count over the part, and whether it is real.
+
+    Real is a slope above zero with 99 % (least squares over the means of 20 consecutive groups of probes, which are far
+    less correlated than single probes) that adds more than one request and more than a tenth of the mean count.
+    """
+    times = start_s + (np.arange(_PROBES) + 0.5) * (seconds - start_s) / _PROBES
+    means = in_flight(scheduled, ended, times).reshape(_GROUPS, -1).mean(axis=1)
+    x = (np.arange(_GROUPS) + 0.5) / _GROUPS - 0.5
+    square = float((x * x).sum())
+    rise = float((x * means).sum()) / square
+    residuals = means - means.mean() - rise * x
+    error = math.sqrt(float((residuals * residuals).sum()) / (_GROUPS - 2) / square)
+    real = rise > student_quantile(_SLOPE_CONFIDENCE, _GROUPS - 2) * error
+    return rise, real and rise > max(1.0, 0.1 * float(means.mean()))
