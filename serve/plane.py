@@ -151,8 +151,13 @@ class DataPlane:
         return self._models.metadata(self._find(name, version))
 
     def models(self) -> list[ModelMetadata]:
-        """All served models."""
-        return [self._models.metadata(served) for served in self._models.all()]
+        """One entry a name, with all its served versions; the chosen one stands first and gives the properties."""
+        chosen = {served.name: self._models.find(served.name) for served in self._models.all()}
+        return [self._models.metadata(served) for served in chosen.values()]
+
+    def served(self) -> list[ServedModel]:
+        """All served models, each version for itself."""
+        return self._models.all()
 
     async def infer(self, request: InferRequest, *, deadline: float | None = None) -> Inference:
         """Answer a ``ModelInfer``. Cancelling the awaiting task withdraws the work.

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.engines import KEYWORDS, LABELS, TinyEngine, tiny_logits, tiny_model, tiny_predictor, token
 
 from nlpdeploy.bundle.errors import (
     DeadlineExceeded,
@@ -28,6 +27,7 @@ from nlpdeploy.serve.admission import Limits
 from nlpdeploy.serve.plane import DataPlane
 from nlpdeploy.serve.served_model import Capacity
 from nlpdeploy.wire.tensors import InferRequest, InferResponse, Tensor
+from support.engines import KEYWORDS, LABELS, TinyEngine, tiny_logits, tiny_model, tiny_predictor, token
 
 
 @asynccontextmanager
@@ -71,7 +71,7 @@ def sample(plane: DataPlane, name: str, **labels: str) -> float:
     return total
 
 
-# -- answers -------------------------------------------------------------------------------------------------------------
+# -- answers ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("most", [1, 5])
@@ -194,7 +194,7 @@ def test_pairs_need_both_texts_and_count_the_tokens_of_both(tmp_path: Path) -> N
     assert asyncio.run(main()) == [6]
 
 
-# -- time ----------------------------------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_deadline_is_answered_when_it_passes_and_its_work_never_runs(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_deadline_that_the_queue_ahead_makes_impossible_is_refused_at_the_door
     asyncio.run(main())
 
 
-# -- faults --------------------------------------------------------------------------------------------------------------
+# -- faults ----------------------------------------------------------------------------------------------------------
 
 
 async def gathered(plane: DataPlane, requests: Sequence[InferRequest]) -> list[InferResponse | NlpdeployError]:
@@ -383,7 +383,7 @@ def test_a_broken_tokenizer_answers_its_request_and_the_next_one_works(tmp_path:
     asyncio.run(main())
 
 
-# -- life ----------------------------------------------------------------------------------------------------------------
+# -- life ------------------------------------------------------------------------------------------------------------
 
 
 def test_drain_finishes_accepted_work_and_refuses_the_rest(tmp_path: Path) -> None:

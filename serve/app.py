@@ -1,0 +1,224 @@
+"""The server as a process: fronts first, then the models, then requests; on a signal drained, and gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..bundle.errors import InvalidInput
+from ..runtime.predictor import Predictor
+from .models import load_models
+from .plane import DataPlane
+from .served_model import Capacity
+
+log = logging.getLogger(__name__)
+
+SWITCH_INTERVAL = 0.0005
+"""Seconds after which a thread that holds the interpreter is asked to give way. At Python's 5 ms, an engine call of
+1.5 ms that comes back while another thread computes takes 7 ms; at 0.5 ms it takes 2.2 ms."""
+
+LAST_BYTES = 1.0
+LAST_CALL = 2.0
+"""Seconds for answers to leave, and for an engine call to come back, once everything is settled."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        store: the store's folder.
+        models: ``name`` or ``name:version`` each; empty for all of the store.
+        engine: id of an engine; by default each bundle's.
+        threads: intra-op threads of an engine; by default the usable cores.
+        host: address of both fronts.
+        grpc_port: 0 for a free one, which the start-up line names.
+        http_port: as ``grpc_port``.
+        max_message_bytes: largest request and answer of either front.
+        capacity: limits of the queue and of the batches.
+        default_timeout: seconds for a request that names no deadline.
+        grace: seconds that accepted work may take after the first signal.
+        json_line: write one JSON object to standard output once ready: ports, models, engines, digests.
+    """
+
+    store: Path = Path("model_store")
+    models: tuple[str, ...] = ()
+    engine: str | None = None
+    threads: int | None = None
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    max_message_bytes: int = 32 * 1024 * 1024
+    capacity: Capacity = field(default_factory=Capacity)
+    default_timeout: float = 60.0
+    grace: float = 10.0
+    json_line: bool = False
+
+
+class Front(Protocol):
+    """A transport over the data plane."""
+
+    async def start(self) -> int:
+        """Listen; returns the port."""
+        ...
+
+    async def drain(self) -> None:
+        """Tell clients to go elsewhere."""
+        ...
+
+    async def stop(self, grace: float) -> None:
+        """Close, cutting what takes longer than ``grace`` seconds."""
+        ...
+
+
+def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
+    """Serve until SIGTERM or SIGINT; the exit status, 0.
+
+    Args:
+        settings: addresses and limits.
+        predictors: served as they are, as version 1, instead of models from the store.
+
+    Raises:
+        NotFound, CorruptBundle, EngineUnavailable, EngineFailed: a model can't be loaded; nothing was ever ready.
+        InvalidInput: a port is in use.
+    """
+    _log_to_stderr()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encoder threads are the parallelism
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    if not asyncio.run(serve(settings, predictors)):
+        # An engine call that does not return can't be interrupted, and unwinding under it would crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0
+
+
+async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> bool:
+    """As :func:`run`, in a running event loop.
+
+    Returns:
+        Whether every engine thread has ended.
+    """
+    signals = _Signals()
+    names = tuple(spec.replace("/", ":").partition(":")[0] for spec in settings.models)
+    plane = DataPlane(settings.capacity, default_timeout=settings.default_timeout, expected=names)
+    fronts: dict[str, Front] = {}
+    try:
+        ports = await _start_fronts(settings, plane, fronts)
+        if await _load(settings, predictors, plane, signals):
+            plane.open()
+            _say_ready(settings, plane, ports)
+            await signals.first.wait()
+            log.info("draining: up to %g s for accepted work, a second signal ends at once", settings.grace)
+            await _drain(plane, fronts, settings.grace, signals)
+    finally:
+        # The answers are made by now; this is the time for their last bytes, and for an engine call under way.
+        await asyncio.gather(*(front.stop(LAST_BYTES) for front in fronts.values()))
+        ended = plane.close(0.0 if signals.second.is_set() else LAST_CALL)
+        signals.restore()
+    return ended
+
+
+class _Signals:
+    """The first and the second SIGTERM or SIGINT, as events."""
+
+    def __init__(self) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._came)
+
+    def _came(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+    def restore(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+
+
+async def _start_fronts(settings: Settings, plane: DataPlane, fronts: dict[str, Front]) -> dict[str, int]:
+    """Listen; ``fronts`` gets each one that has started, so that it can be stopped whatever happens to the next."""
+    from .grpc_front import GrpcFront
+    from .http_front import HttpFront
+
+    host, limit = settings.host, settings.max_message_bytes
+    ports = {}
+    made: list[tuple[str, int, Front]] = [
+        ("grpc", settings.grpc_port, GrpcFront(plane, host, settings.grpc_port, max_message_bytes=limit)),
+        ("http", settings.http_port, HttpFront(plane, host, settings.http_port, max_message_bytes=limit)),
+    ]
+    for name, port, front in made:
+        try:
+            ports[name] = await front.start()
+        except (OSError, RuntimeError) as error:
+            mend = f"choose another with --{name}-port, 0 for any"
+            raise InvalidInput(f"{name} on {host}:{port} can't listen ({error})", mend=mend) from error
+        fronts[name] = front
+        log.info("%s on %s:%d, messages up to %d bytes", name, host, ports[name], limit)
+    return ports
+
+
+async def _load(settings: Settings, predictors: Sequence[Predictor], plane: DataPlane, signals: _Signals) -> bool:
+    """Put the models into the plane; False where a signal came first."""
+    for predictor in predictors:
+        plane.add(predictor)
+    if predictors:
+        return True
+    loading = asyncio.ensure_future(
+        load_models(settings.store, settings.models, engine=settings.engine, threads=settings.threads)
+    )
+    if not await _unless(signals.first, loading):
+        return False
+    for loaded in await loading:
+        plane.add(loaded.predictor, version=str(loaded.reference.version), chosen=loaded.chosen)
+    return True
+
+
+async def _drain(plane: DataPlane, fronts: dict[str, Front], grace: float, signals: _Signals) -> None:
+    draining = asyncio.ensure_future(plane.drain(grace))
+    await asyncio.sleep(0)  # the plane refuses from here on; only then are clients sent away
+    await asyncio.gather(*(front.drain() for front in fronts.values()))
+    if not await _unless(signals.second, draining):
+        await plane.drain(0.0)
+        log.info("ended at once by a second signal")
+    elif not await draining:
+        log.warning("work that took longer than %g s was answered as unavailable", grace)
+
+
+async def _unless(event: asyncio.Event, work: asyncio.Future[Any]) -> bool:
+    """Wait for ``work``, and cancel it if ``event`` comes first; whether it ended by itself."""
+    watch = asyncio.ensure_future(event.wait())
+    await asyncio.wait({watch, work}, return_when=asyncio.FIRST_COMPLETED)
+    watch.cancel()
+    return work.done() or not work.cancel()
+
+
+def _say_ready(settings: Settings, plane: DataPlane, ports: dict[str, int]) -> None:
+    models = [
+        {"name": served.name, "version": served.version, "engine": served.engine_id, "bundle_digest": served.digest}
+        for served in plane.served()
+    ]
+    for model in models:
+        log.info("ready: %(name)s version %(version)s on %(engine)s, bundle %(bundle_digest)s", model)
+    if settings.json_line:
+        addresses = {f"{name}_port": port for name, port in ports.items()}
+        line = {"event": "ready", "pid": os.getpid(), "host": settings.host, **addresses, "models": models}
+        sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+
+def _log_to_stderr() -> None:
+    room = logging.getLogger("nlpdeploy")
+    if not room.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        room.addHandler(handler)
+        room.setLevel(logging.INFO)
