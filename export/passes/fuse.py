@@ -1,0 +1,122 @@
+"""ONNX Runtime's fused transformer operators, with the count of fused nodes held against the layers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .files import save_model
+
+ATTENTION = ("Attention", "MultiHeadAttention")
+NORMALISATION = ("SkipLayerNormalization",)
+ACTIVATION = ("Gelu", "BiasGelu", "FastGelu")
+EMBEDDING = ("EmbedLayerNormalization",)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """How much of a graph is fused.
+
+    Attributes:
+        layers: transformer layers, each with one attention and two normalised residual sums.
+        attention: fused attentions.
+        normalisation: residual sums fused with their layer normalisation.
+        activation: fused Gelu nodes.
+        loose_activation: Gelu left in pieces.
+        embedding: fused embeddings, 0 or 1; models that compute positions from ids have none.
+    """
+
+    layers: int
+    attention: int
+    normalisation: int
+    activation: int
+    loose_activation: int
+    embedding: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing of any layer was left in pieces."""
+        return self.attention == self.layers and self.normalisation >= 2 * self.layers and not self.loose_activation
+
+    @property
+    def fused_nodes(self) -> int:
+        """Fused nodes of all kinds."""
+        return self.attention + self.normalisation + self.activation + self.embedding
+
+    def __str__(self) -> str:
+        """For manifests and tables, e.g. ``attention 6 of 6, normalisation 12 of 12, Gelu 6 of 6``."""
+        return (
+            f"attention {self.attention} of {self.layers}, "
+            f"normalisation {min(self.normalisation, 2 * self.layers)} of {2 * self.layers}, "
+            f"Gelu {self.activation} of {self.activation + self.loose_activation}"
+        )
+
+
+def fuse(file: Path, target: Path, *, layers: int, hidden_size: int, heads: int) -> Fusion:
+    """Fuse a graph and write it.
+
+    No approximation is taken: Gelu stays the exact one, and masks stay the 0/1 rows of the request, so that a mask
+    with holes counts as it does in PyTorch.
+
+    Args:
+        file: fp32 ONNX graph with INT64 inputs.
+        target: where the fused graph goes.
+        layers: transformer layers.
+        hidden_size: width of the residual stream.
+        heads: attention heads of a layer.
+
+    Returns:
+        What was fused; judge by :attr:`Fusion.whole`.
+    """
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    options = FusionOptions("bert")
+    options.use_raw_attention_mask(True)
+    options.enable_gelu_approximation = False
+    with _quiet():
+        fused = optimize_model(
+            str(file),
+            "bert",
+            num_heads=heads,
+            hidden_size=hidden_size,
+            opt_level=0,
+            optimization_options=options,
+            use_gpu=False,
+        )
+    save_model(fused.model, target)
+    return _count(fused.model, layers)
+
+
+def _count(model: Any, layers: int) -> Fusion:
+    counts = Counter(node.op_type for node in model.graph.node)
+
+    def total(names: tuple[str, ...]) -> int:
+        return sum(counts[name] for name in names)
+
+    return Fusion(
+        layers=layers,
+        attention=total(ATTENTION),
+        normalisation=total(NORMALISATION),
+        activation=total(ACTIVATION),
+        loose_activation=counts["Erf"],
+        embedding=total(EMBEDDING),
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The optimizer reports each node on its loggers and by print."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(previous)
