@@ -107,7 +107,7 @@ def transformers() -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import transformers as library
 
-    library.logging.set_verbosity_error()
+    library.logging.set_verbosity_error()  # type: ignore[no-untyped-call, unused-ignore]
     return library
 
 
