@@ -42,10 +42,10 @@ def gold_labels(cells: Sequence[Cell], model: ModelSpec, where: str) -> tuple[Go
         index, notes = _class_index(names, model, where)
         return np.array([index[name] for _, name in names], dtype=np.int64), notes
     sets = [(place, _label_set(value, model.labels)) for place, value in cells]
-    index, notes = _class_index([(place, name) for place, names in sets for name in names], model, where)
+    index, notes = _class_index([(place, name) for place, members in sets for name in members], model, where)
     marks = np.zeros((len(sets), len(model.labels)), dtype=np.bool_)
-    for row, (_, names) in enumerate(sets):
-        marks[row, [index[name] for name in names]] = True
+    for row, (_, members) in enumerate(sets):
+        marks[row, [index[name] for name in members]] = True
     return marks, notes
 
 
