@@ -157,7 +157,7 @@ class Plan:
             InvalidInput: a value out of range, two targets on one metric, or a timeout within a limit.
         """
         _check_load(self)
-        _check_targets(self.targets, self.timeout_s)
+        check_targets(self.targets, self.timeout_s)
         if self.baseline_url is None and self.pairs:
             raise InvalidInput("pairs", found=self.pairs, wanted="0 without a baseline", mend="give --baseline URL")
         if self.baseline_url is not None and (self.pairs < 4 or self.pairs % 2):
@@ -248,7 +248,12 @@ def _check_load(plan: Plan) -> None:
             raise InvalidInput("url", found=url, wanted="grpc://HOST:PORT or http://HOST:PORT")
 
 
-def _check_targets(targets: tuple[Target, ...], timeout_s: float) -> None:
+def check_targets(targets: tuple[Target, ...], timeout_s: float) -> None:
+    """Refuse targets that a run can't be judged by.
+
+    Raises:
+        InvalidInput: none, two on one metric, or a limit that the timeout doesn't exceed.
+    """
     if not targets:
         raise InvalidInput("targets", found="none", wanted="at least one", mend="give --target p95=45ms")
     metrics = [target.metric for target in targets]

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle.errors import InvalidInput, NotFound, StoreFailed
-from .plan import Block, Plan, Side
+from .plan import Block, Plan, Side, draw_blocks
 
 SCHEMA = 1
 RECORD_FILE = "run.json"
@@ -219,7 +219,7 @@ def read_record(run_dir: Path) -> RunRecord:
         found = value.get("schema") if isinstance(value, dict) else type(value).__name__
         raise InvalidInput(str(path), found=f"schema {found}", wanted=f"schema {SCHEMA}")
     try:
-        return RunRecord(
+        record = RunRecord(
             plan=Plan.from_json(value["plan"]),
             started=value["started"],
             machine=value["machine"],
@@ -231,6 +231,9 @@ def read_record(run_dir: Path) -> RunRecord:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(str(path), found=f"{type(error).__name__}: {error}", wanted="a run's record") from error
+    if record.blocks != draw_blocks(record.plan):
+        raise InvalidInput(str(path), found="other blocks", wanted="the blocks that its plan draws")
+    return record
 
 
 @dataclass(frozen=True)
