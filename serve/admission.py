@@ -118,6 +118,7 @@ class AdmissionQueue:
             job.queued = 0
             for ticket in job.tickets:
                 self._scheduler.discard(ticket)
+            job.tickets = []  # they point back at the job: without the circle both go at once
 
     def take(self) -> Batch | None:
         """Wait for the next batch to run; None once the queue is closed. :meth:`finished` follows each batch."""

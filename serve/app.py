@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -114,6 +115,9 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> boo
     try:
         ports = await _start_fronts(settings, plane, fronts)
         if await _load(settings, predictors, plane, signals):
+            # What was loaded stays: the collector needn't walk through it while requests wait.
+            gc.collect()
+            gc.freeze()
             plane.open()
             _say_ready(settings, plane, ports)
             await signals.first.wait()

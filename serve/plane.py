@@ -180,8 +180,8 @@ class DataPlane:
         accepted = self._now()
         with self._counted(accepted, request.model, request.version) as served:
             question = read_request(request, served.model, served.vocabulary)
-            deadline = min(deadline or math.inf, accepted + read_timeout(request.parameters))
-            job = await self._answered(served, question, accepted, deadline)
+            named = min(_or_never(deadline), accepted + read_timeout(request.parameters))
+            job = await self._answered(served, question, accepted, named)
             outputs = output_tensors(job.logits, job.rows, served.model, question.outputs)
             parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)
             response = InferResponse(served.name, served.version, request.id, outputs, parameters)
@@ -196,7 +196,7 @@ class DataPlane:
         accepted = self._now()
         with self._counted(accepted, model, version) as served:
             question, single = read_body(body, served.model)
-            job = await self._answered(served, question, accepted, deadline or math.inf)
+            job = await self._answered(served, question, accepted, _or_never(deadline))
             rows = predictions(job.logits, job.rows, served.model, question.outputs)
             parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)
             answer = rows[0] if single else {"predictions": rows}
@@ -207,7 +207,8 @@ class DataPlane:
     async def _answered(self, served: ServedModel, question: Question, accepted: float, deadline: float) -> Job:
         """Run a question to its end: the job comes back settled and answered, or its error is raised."""
         loop = asyncio.get_running_loop()
-        deadline = min(deadline, accepted + self._default_timeout)
+        if math.isinf(deadline):
+            deadline = accepted + self._default_timeout
         settled = loop.create_future()
         job = Job(question, settled, len(served.model.labels), accepted, deadline)
         if not len(question):
@@ -264,6 +265,10 @@ class DataPlane:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _or_never(deadline: float | None) -> float:
+    return math.inf if deadline is None else deadline
 
 
 def _expire(served: ServedModel, job: Job) -> None:

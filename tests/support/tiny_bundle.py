@@ -25,9 +25,9 @@ def publish_tiny_bundle(root: Path, name: str = "tiny") -> Reference:
     store = Store(root)
     model = tiny_model()
     parity = ParityResult(
-        passed=True, reason=None, tolerance=1e-4, tolerance_source="chosen for the test", noise_floor=0.0,
-        rows=len(GOLDEN_TEXTS), flips=0, flips_outside_margin=0, flip_bound=1.0, agreement=1.0, company=0.0,
-        max_abs_error=0.0, mean_abs_error=0.0, cosine=1.0,
+        passed=True, reason=None, tolerance=1e-4, tolerance_source="chosen for the test", flip_margin=0.0,
+        noise_floor=0.0, rows=len(GOLDEN_TEXTS), flips=0, flips_outside_margin=0, flip_bound=1.0, agreement=1.0,
+        company=0.0, max_abs_error=0.0, mean_abs_error=0.0, cosine=1.0,
     )  # fmt: skip
     entry = EngineEntry(
         id="onnx-fp32", runtime="onnxruntime", precision="fp32", layout=Layout.PADDED, state=EngineState.READY,
