@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import InvalidInput
 from . import console, exits
@@ -130,6 +130,23 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     )
 
 
-def _print_verdict(result: dict[str, object]) -> None:
-    """The verdict, targets, books."""
-    raise NotImplementedError
+def _print_verdict(result: dict[str, Any]) -> None:
+    rows = [
+        [target["metric"], _ms(target["limit_ms"]), _ms(target["observed_ms"]), target["verdict"]]
+        for target in result["targets"]
+    ]
+    console.print_table(["target", "limit", "observed", "verdict"], rows, left=(0, 3))
+    rate, server = result["rate"], result["server"]
+    console.note(
+        f"sent {result['sent']}, ok {result['ok']}, failed {result['failed']}, over the cap {result['over_cap']}, "
+        f"unfinished {result['unfinished']}; offered {rate['offered']:g}/s, achieved {rate['achieved']:.1f}/s"
+    )
+    console.note(f"server: engine {server['engine']}, bundle {server['digest']}")
+    for reason in result["reasons"]:
+        console.note(f"- {reason}")
+    console.note(f"run {result['run_dir']}\nreport {result['report']}")
+    print(result["verdict"])
+
+
+def _ms(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} ms"

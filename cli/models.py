@@ -26,7 +26,7 @@ def list_models(arguments: argparse.Namespace) -> int:
     from ..bundle.store import Store
 
     store = Store(console.store_root(arguments))
-    items = []
+    items: list[dict[str, Any]] = []
     for name in store.names():
         serving = store.resolve(name).version
         for version in store.versions(name):
