@@ -15,7 +15,6 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle.compare import quantile
 from ..bundle.errors import InvalidInput
 from .student import student_quantile
 
@@ -97,22 +96,23 @@ def samples_needed(over: int, allowed: float, confidence: float = CONFIDENCE) ->
     return high
 
 
-def variance_inflation(over: npt.NDArray[np.bool_], allowed: float) -> float:
+def variance_inflation(marks: npt.NDArray[np.bool_], share: float) -> float:
     """How far marked requests cluster: ``max(1, l Var(f_b) / (p (1 - p)))``, by the method of batch means.
 
     Args:
-        over: [n] marks by schedule.
-        allowed: the share ``p`` that is marked in a run exactly at the limit. ``l`` is the length of each of 20 batches
-            of consecutive requests and ``f_b`` the marked share in each.
+        marks: [n] marks by schedule. ``l`` is the length of each of 20 batches of consecutive requests and ``f_b`` the
+            marked share in each.
+        share: the share ``p`` that independent marks are taken to have.
 
     Returns:
-        About 1 for independent requests; 1.0 where there are fewer requests than batches.
+        About 1 for independent requests, about the size of a cluster for clustered ones; 1.0 where there are fewer
+        requests than batches, or nothing to tell apart.
     """
-    length = len(over) // BATCHES
-    if length == 0:
+    length = len(marks) // BATCHES
+    if length == 0 or not 0.0 < share < 1.0:
         return 1.0
-    shares = over[: length * BATCHES].reshape(BATCHES, length).mean(axis=1)
-    return max(1.0, length * float(shares.var(ddof=1)) / (allowed * (1.0 - allowed)))
+    shares = marks[: length * BATCHES].reshape(BATCHES, length).mean(axis=1)
+    return max(1.0, length * float(shares.var(ddof=1)) / (share * (1.0 - share)))
 
 
 def certify_share(latency: npt.NDArray[np.float64], limit_s: float, share: float) -> Certificate:
@@ -122,10 +122,13 @@ def certify_share(latency: npt.NDArray[np.float64], limit_s: float, share: float
     share q = 1 - share; REFUTED by the mirror, ``P(Binomial(ceil(n/V), q) >= floor(t/V)) <= 0.01``; else INCONCLUSIVE.
     Both round against the verdict they would give.
 
-    V is the larger of two: that of the requests over the limit, and that of the run's own slowest ``q``. The first
-    alone says 1 when nothing was over, however strongly the slow requests cluster: a short run then confirms what it
-    had the luck not to see. One long stall is a single cluster, and no run with one could ever be refuted after
-    dividing by V; so a share above three times the allowed one refutes by the plain count of n and t.
+    V is the larger of two: that of the requests over the limit, and that of the requests over half the limit. The first
+    alone says 1 when nothing was over, however strongly slow requests cluster, and a short run then confirms what it
+    had the luck not to see (a queue exactly at its limit: one run in five). A service that stays below half its limit
+    is not asked for more.
+
+    One long stall is a single cluster, and no run with one could ever be refuted after dividing by V; so a share above
+    three times the allowed one refutes by the plain count of n and t.
 
     Args:
         latency: [n] seconds by schedule, infinite where there was no good answer; n >= 1.
@@ -139,8 +142,8 @@ def certify_share(latency: npt.NDArray[np.float64], limit_s: float, share: float
     n, t, allowed = len(over), int(over.sum()), round(1.0 - share, 12)
     if n == 0:
         raise InvalidInput("certificate of no samples", wanted="at least one sample")
-    slowest = latency >= quantile(latency, share)
-    inflation = max(variance_inflation(over, allowed), variance_inflation(slowest, allowed))
+    near = latency > limit_s / 2.0
+    inflation = max(variance_inflation(over, allowed), variance_inflation(near, float(near.mean())))
     too_few = _chance_of_so_few(n, t, allowed, inflation)
     too_many = _chance_of_so_many(n, t, allowed, inflation)
     if t > GROSS * allowed * n:

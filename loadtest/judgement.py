@@ -85,7 +85,7 @@ class Judgement:
             and {
                 "stable": self.steady.stable,
                 "warm_up_s": self.steady.start_s,
-                "windows_ms": [_ms(median) for median in self.steady.windows_s],
+                "windows_ms": [_ms(mean) for mean in self.steady.windows_s],
                 "in_flight_rise": self.steady.rise,
             },
             "run_dir": str(self.run_dir),

@@ -12,11 +12,14 @@ import numpy.typing as npt
 from ..bundle.compare import quantile
 from .student import student_quantile
 
-WARM_UP_SHARES = (0.0, 0.05, 0.1, 0.15, 0.2)
+WARM_UP_SHARES = (0.05, 0.1, 0.15, 0.2)
 """The warm-up is the first of these shares of the run after which the rest is steady; more than a fifth is none."""
 
+WARM_UP_SLOWER = 1.5
+"""What is cut off must have this multiple of the rest's median: a beginning that is no slower is no warm-up."""
+
 WINDOW_SPREAD = 0.10
-"""The medians of three windows of a steady run lie within this share of the smallest."""
+"""The mean latencies of three windows of a steady run lie within this share of the smallest."""
 
 _PROBES = 200
 _GROUPS = 20
@@ -29,7 +32,8 @@ class Steady:
 
     Attributes:
         start_s: where it starts, in seconds of the schedule; what is due before is warm-up.
-        windows_s: the medians of its three windows in seconds, infinite where most requests had no good answer.
+        windows_s: the mean latencies of its three windows in seconds, of good answers (failures are counted elsewhere);
+            NaN where a window has none.
         rise: by how many requests the number in flight grew from its start to its end, by a straight line.
         growing: that growth is neither chance nor small: arrivals outrun the server.
         agreeing: the three windows lie within 10 %.
@@ -65,25 +69,22 @@ def steady_window(
         The part after the shortest warm-up that leaves a steady rest; where none does, the whole run, so that nothing
         is excused, with what is unsteady about it.
     """
-    whole: Steady | None = None
+    whole = _describe(scheduled, latency, ended, 0.0, seconds)
+    if whole.stable:
+        return whole
     for share in WARM_UP_SHARES:
         part = _describe(scheduled, latency, ended, share * seconds, seconds)
-        if part.stable:
+        if part.stable and _slower(latency, int(np.searchsorted(scheduled, part.start_s))):
             return part
-        whole = whole or part
-    assert whole is not None  # noqa: S101  (the shares are a constant that isn't empty)
     return whole
 
 
-def windows(
-    scheduled: npt.NDArray[np.float64], latency: npt.NDArray[np.float64], start_s: float, seconds: float, share: float
-) -> tuple[float, float, float]:
-    """The ``share`` quantile of latency in each third of [start_s, seconds); NaN for a third without arrivals."""
-    edges = np.linspace(start_s, seconds, 4)
-    cuts = np.searchsorted(scheduled, edges)
-    parts = [latency[low:high] for low, high in pairwise(cuts.tolist())]
-    first, second, third = (quantile(part, share) if len(part) else math.nan for part in parts)
-    return first, second, third
+def thirds(
+    scheduled: npt.NDArray[np.float64], values: npt.NDArray[np.float64], start_s: float, seconds: float
+) -> list[npt.NDArray[np.float64]]:
+    """``values`` of the requests due in each third of [start_s, seconds)."""
+    cuts = np.searchsorted(scheduled, np.linspace(start_s, seconds, 4)).tolist()
+    return [values[low:high] for low, high in pairwise(cuts)]
 
 
 def in_flight(
@@ -102,11 +103,19 @@ def _describe(
     start_s: float,
     seconds: float,
 ) -> Steady:
-    medians = windows(scheduled, latency, start_s, seconds, 0.5)
-    finite = all(math.isfinite(median) for median in medians)
-    agreeing = finite and max(medians) <= (1.0 + WINDOW_SPREAD) * min(medians)
+    answered = [part[np.isfinite(part)] for part in thirds(scheduled, latency, start_s, seconds)]
+    first, second, third = (float(part.mean()) if len(part) else math.nan for part in answered)
+    means = (first, second, third)
+    agreeing = not any(map(math.isnan, means)) and max(means) <= (1.0 + WINDOW_SPREAD) * min(means)
     rise, growing = _growth(scheduled, ended, start_s, seconds)
-    return Steady(start_s, medians, rise, growing, agreeing)
+    return Steady(start_s, means, rise, growing, agreeing)
+
+
+def _slower(latency: npt.NDArray[np.float64], cut: int) -> bool:
+    """Whether the requests before ``cut`` were clearly slower than those from it on."""
+    if not 0 < cut < len(latency):
+        return False
+    return quantile(latency[:cut], 0.5) >= WARM_UP_SLOWER * quantile(latency[cut:], 0.5)
 
 
 def _growth(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from .contrast import Contrast, contrast, not_comparable
 from .judgement import Judgement, TargetResult, describe, milliseconds
 from .plan import Block, Plan, Side, Target, check_targets
 from .samples import Outcome, RunRecord, Samples, read_record, read_samples
-from .steady import Steady, steady_window, windows
+from .steady import Steady, steady_window, thirds
 from .validity import RATE_SHORTFALL, ClientHealth, client_health, run_faults, tally
 
 CONTRAST_SHARE = 0.95
@@ -154,12 +153,11 @@ def _could_pass_limit(line: Timeline, latency: npt.NDArray[np.float64], steady: 
     """
     if steady.growing:
         return True
-    if target.share is None:
-        cuts = np.searchsorted(line.at, np.linspace(steady.start_s, line.seconds, 4)).tolist()
-        parts = [latency[low:high] for low, high in pairwise(cuts)]
-        values = [float(part.mean()) if len(part) else math.nan for part in parts]
-    else:
-        values = list(windows(line.at, latency, steady.start_s, line.seconds, target.share))
+    share = target.share
+    values = [
+        math.nan if not len(part) else float(part.mean()) if share is None else quantile(part, share)
+        for part in thirds(line.at, latency, steady.start_s, line.seconds)
+    ]
     # A window without arrivals gives NaN, one without answers infinity.
     return not all(map(math.isfinite, values)) or 2 * max(values) - min(values) > target.limit_s
 
@@ -223,4 +221,4 @@ def _further_notes(line: Timeline, steady: Steady | None, compared: Contrast | N
 def _unsteady(steady: Steady) -> str:
     if steady.growing:
         return f"requests in flight grew by {steady.rise:.0f} over the run"
-    return f"medians of the run's thirds: {', '.join(milliseconds(median) for median in steady.windows_s)}"
+    return f"mean latencies of the run's thirds: {', '.join(milliseconds(mean) for mean in steady.windows_s)}"

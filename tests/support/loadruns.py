@@ -1,0 +1,97 @@
+"""Load-test runs written to disk as a driver would, with answers that a function makes up: no traffic, no clock."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nlpdeploy.loadtest.arrivals import arrival_offsets, payload_rows
+from nlpdeploy.loadtest.plan import Block, DataFile, Plan, draw_blocks, parse_target
+from nlpdeploy.loadtest.samples import (
+    NEVER,
+    Outcome,
+    RunRecord,
+    SampleLog,
+    ServerFacts,
+    WorkerBooks,
+    write_record,
+)
+
+DATA = DataFile(path="texts.csv", digest="d" * 64, rows=50, text_column="text")
+DIGEST = "a" * 64
+
+
+@dataclass
+class Answers:
+    """What a made-up server and client did with one worker's arrivals."""
+
+    latency: np.ndarray
+    outcome: np.ndarray | None = None
+    late: np.ndarray | float = 0.0
+    digests: dict[str, int] = field(default_factory=dict)
+
+
+def plan(*targets: str, **changes: Any) -> Plan:
+    """A plan with the fields that don't matter filled in."""
+    fields: dict[str, Any] = {
+        "url": "http://127.0.0.1:8000",
+        "model": "intent",
+        "data": DATA,
+        "targets": tuple(parse_target(text) for text in targets or ("p95=45ms",)),
+        "rate": 100.0,
+        "seconds": 10.0,
+        "arrivals": "constant",
+        "timeout_s": 5.0,
+    }
+    return Plan(**{**fields, **changes})
+
+
+def store_run(
+    run_dir: Path,
+    made: Plan,
+    serve: Callable[[Block, np.ndarray], Answers],
+    *,
+    lost: tuple[int, int] | None = None,
+    interrupted: str | None = None,
+) -> Path:
+    """Write a run; ``serve`` answers each block's arrivals (seconds from the block's start), worker by worker."""
+    books = []
+    run_dir.mkdir(parents=True, exist_ok=True)
+    blocks = draw_blocks(made)
+    for block in blocks:
+        for worker in range(made.workers):
+            due = arrival_offsets(made.arrivals, made.rate, made.block_seconds, block.seed, worker, made.workers)
+            rows = payload_rows(made.data.rows, len(due), block.seed, worker)
+            answers = serve(block, due)
+            outcomes = _log(run_dir, block, worker, due, rows, answers)
+            problem = "exit status -9" if lost == (block.index, worker) else None
+            books.append(WorkerBooks(block.index, worker, len(due), outcomes, answers.digests, {}, problem))
+    servers = {"candidate": ServerFacts(made.url, DIGEST, "onnx-int8")}
+    if made.baseline_url:
+        servers["baseline"] = ServerFacts(made.baseline_url, "b" * 64, "pytorch")
+    starts = tuple(made.block_seconds * block.index for block in blocks)
+    record = RunRecord(made, "2026-11-05T12:00:00Z", {"cores": 2}, servers, blocks, starts, tuple(books), interrupted)
+    write_record(run_dir, record)
+    return run_dir
+
+
+def _log(
+    run_dir: Path, block: Block, worker: int, due: np.ndarray, rows: np.ndarray, answers: Answers
+) -> dict[str, int]:
+    outcome = np.zeros(len(due), dtype=np.uint8) if answers.outcome is None else answers.outcome
+    late = np.broadcast_to(answers.late, due.shape)
+    with SampleLog(run_dir, block, worker) as log:
+        for at, delay, took, row, how in zip(due, late, answers.latency, rows, outcome, strict=True):
+            sent = NEVER if how == Outcome.OVER_CAP else at + delay
+            ended = NEVER if how in (Outcome.OVER_CAP, Outcome.UNFINISHED) else at + took
+            log.append(float(at), float(sent), float(ended), Outcome(int(how)), int(row), 0)
+    return {Outcome(int(how)).name: count for how, count in Counter(outcome.tolist()).items()}
+
+
+def queue_latency(due: np.ndarray, service: np.ndarray) -> np.ndarray:
+    """Latencies of one server that answers in order: waiting (Lindley's recursion) plus service, in seconds."""
+    steps = np.concatenate([[0.0], np.cumsum(service[:-1] - np.diff(due))])
+    return steps - np.minimum.accumulate(steps) + service
