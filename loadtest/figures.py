@@ -1,0 +1,116 @@
+"""The report's figures as inline SVG. Imports matplotlib, without its global state."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+from .contrast import Contrast
+from .plan import Target
+from .steady import Steady
+from .verdict import Timeline
+
+_CANDIDATE, _BASELINE, _LIMIT, _BAD = "#1f6feb", "#8c959f", "#b3261e", "#b3261e"
+_MOST_POINTS = 6000
+
+
+def latency_over_time(line: Timeline, steady: Steady | None, targets: tuple[Target, ...]) -> str:
+    """Every answer's latency in milliseconds against its schedule; failures as crosses above."""
+    figure, axes = _figure(3.0)
+    latency = 1e3 * line.samples.latency
+    good = np.isfinite(latency)
+    shown = _thinned(np.flatnonzero(good))
+    axes.plot(line.at[shown], latency[shown], ".", color=_CANDIDATE, markersize=2.5, alpha=0.6)
+    top = 1.6 * max([1e3 * target.limit_s for target in targets] + [float(latency[good].max(initial=0.0))])
+    bad = _thinned(np.flatnonzero(~good))
+    axes.plot(line.at[bad], np.full(len(bad), top), "x", color=_BAD, markersize=4)
+    if steady is not None and steady.start_s > 0:
+        axes.axvspan(0.0, steady.start_s, color="#eef1f4", zorder=0)
+    for target in targets:
+        axes.axhline(1e3 * target.limit_s, color=_LIMIT, linewidth=1, linestyle="--")
+        axes.annotate(target.text, (1.0, 1e3 * target.limit_s), xycoords=("axes fraction", "data"), fontsize=8)
+    axes.set(xlabel="seconds of the schedule", ylabel="latency, ms", yscale="log", xlim=(0.0, line.seconds))
+    axes.set_ylim(0.8 * min([0.01 * top, *latency[good]]), 1.2 * top)
+    return _svg(figure)
+
+
+def distribution(lines: list[tuple[str, Timeline]], targets: tuple[Target, ...]) -> str:
+    """The share of requests answered within a time, each side; limits as crosshairs at the share they ask for."""
+    figure, axes = _figure(3.0)
+    for side, line in lines:
+        latency = np.sort(1e3 * line.samples.latency)
+        share = np.arange(1, len(latency) + 1) / max(1, len(latency))
+        keep = _thinned(np.flatnonzero(np.isfinite(latency)))
+        colour = _CANDIDATE if side == "candidate" else _BASELINE
+        axes.step(latency[keep], share[keep], where="post", label=side, color=colour)
+    for target in targets:
+        axes.axvline(1e3 * target.limit_s, color=_LIMIT, linewidth=1, linestyle="--")
+        if target.share is not None:
+            axes.plot(1e3 * target.limit_s, target.share, "o", color=_LIMIT, markersize=5)
+            axes.annotate(f" {target.text}", (1e3 * target.limit_s, target.share), fontsize=8, va="top")
+    axes.set(xlabel="latency, ms", ylabel="share answered", xscale="log", ylim=(0.0, 1.02))
+    if len(lines) > 1:
+        axes.legend(frameon=False, loc="lower right")
+    return _svg(figure)
+
+
+def lateness(lines: list[tuple[str, Timeline]], allowance_s: float) -> str:
+    """The share of sends at least so late, on logarithmic axes; the allowance as a line."""
+    figure, axes = _figure(2.4)
+    for side, line in lines:
+        late = np.sort(np.maximum(1e3 * line.samples.lateness, 1e-3))
+        share = 1.0 - np.arange(len(late)) / max(1, len(late))
+        keep = _thinned(np.arange(len(late)))
+        colour = _CANDIDATE if side == "candidate" else _BASELINE
+        axes.step(late[keep], share[keep], where="post", label=side, color=colour)
+    axes.axvline(1e3 * allowance_s, color=_LIMIT, linewidth=1, linestyle="--")
+    axes.set(xlabel="lateness of the send, ms", ylabel="share at least so late", xscale="log", yscale="log")
+    axes.set(xlim=(1e-3, 2e3 * max([allowance_s, *(line.samples.lateness.max(initial=0.0) for _, line in lines)])))
+    axes.set_ylim(0.5 / max([1, *(len(line.samples) for _, line in lines)]), 1.5)
+    if len(lines) > 1:
+        axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def contrast_by_pair(found: Contrast) -> str:
+    """Baseline / candidate of each pair, and the interval of the ratio."""
+    figure, axes = _figure(2.4)
+    ratios = [baseline / candidate for candidate, baseline in found.pairs]
+    axes.plot(range(len(ratios)), ratios, "o", color=_CANDIDATE, markersize=4)
+    axes.axhline(1.0, color="#8c959f", linewidth=1)
+    if found.low is not None and found.high is not None and found.ratio is not None:
+        axes.axhspan(found.low, found.high, color=_CANDIDATE, alpha=0.12)
+        axes.axhline(found.ratio, color=_CANDIDATE, linewidth=1)
+    axes.set(xlabel="pair, in the order of the run", ylabel=f"baseline / candidate, {found.metric}")
+    return _svg(figure)
+
+
+def _figure(height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(9.0, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#eef1f4")
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _thinned(indices: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """At most some thousand of them, the first and the last kept, so that a page stays light."""
+    if len(indices) <= _MOST_POINTS:
+        return indices
+    places = np.linspace(0, len(indices) - 1, _MOST_POINTS).astype(np.intp)
+    return np.asarray(indices[places], dtype=np.intp)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    # A fixed salt and no date: the same run gives the same page.
+    with mpl.rc_context({"svg.hashsalt": "nlpdeploy"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
