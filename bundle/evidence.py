@@ -18,11 +18,11 @@ class ParityCase:
     Attributes:
         name: what was run, e.g. ``batch 8, length 128, padded`` or ``real texts``.
         output: the output compared, e.g. ``logits``.
-        deviation: how far the engine was.
+        deviation: how far the engine was; infinite where it gave no comparable answer.
         flips: rows whose label differs from the reference's.
-        flips_outside_margin: of those, rows whose reference margin (top minus second logit) exceeds twice the
-            tolerance, so that the difference can't be explained by it.
-        passed: within tolerance and, where the precision allows none, without flips outside the margin.
+        flips_outside_margin: of those, rows where the reference preferred its own label by more than the flip margin.
+        passed: within the limits.
+        reason: why it did not pass, with the number; None where it did.
     """
 
     name: str
@@ -31,6 +31,26 @@ class ParityCase:
     flips: int
     flips_outside_margin: int
     passed: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A real row whose label is not the reference's.
+
+    Attributes:
+        row: index among the real rows.
+        reference: the reference's label (multi-label: the labels that changed).
+        engine: the engine's.
+        margin: by how much the reference preferred its own, in logits.
+        error: largest absolute logit error of the row.
+    """
+
+    row: int
+    reference: str
+    engine: str
+    margin: float
+    error: float
 
 
 @dataclass(frozen=True)
@@ -42,10 +62,11 @@ class ParityResult:
         reason: the first failure with its number; None where it passed.
         tolerance: largest absolute error allowed on logits, and where it comes from.
         tolerance_source: e.g. ``fp32: 100 x noise floor 3.1e-07, at least 1e-04``.
+        flip_margin: the most by which the reference may have preferred its own label where the engine's differs.
         noise_floor: largest difference of the reference to itself between row by row and padded batches.
         rows: real rows compared.
         flips: label flips over the real rows.
-        flips_outside_margin: flips that the tolerance can't explain.
+        flips_outside_margin: flips over the flip margin, of real rows and of the grid.
         flip_bound: exact (Clopper-Pearson) upper 95 % confidence bound on the flip rate.
         agreement: 1 - flips / rows.
         company: largest difference of a row's logits alone and in mixed company (0.0 where rows are independent).
@@ -53,12 +74,16 @@ class ParityResult:
         mean_abs_error: mean absolute logit error over the real rows.
         cosine: smallest row cosine over the real rows.
         cases: the grid in full.
+        flipped: the flips over the real rows, widest margin first, at most 50.
+        error_counts: histogram of the real rows' largest logit errors: (upper edge, rows up to it and above the edge
+            before).
     """
 
     passed: bool
     reason: str | None
     tolerance: float
     tolerance_source: str
+    flip_margin: float
     noise_floor: float
     rows: int
     flips: int
@@ -70,6 +95,8 @@ class ParityResult:
     mean_abs_error: float
     cosine: float
     cases: tuple[ParityCase, ...] = ()
+    flipped: tuple[Flip, ...] = ()
+    error_counts: tuple[tuple[float, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,17 +105,20 @@ class Accuracy:
 
     Attributes:
         rows: labelled rows used.
-        accuracy: share of rows with the right label (regression: 1 - mean absolute error is not used; None there).
-        macro_f1: F1 averaged over classes that occur in data or answers.
+        accuracy: the value of ``measure``; the higher the better, at most 1.
+        macro_f1: F1 averaged over classes that occur in data or answers; None for regression.
         drop: the reference's accuracy minus this one (positive: worse).
-        drop_high: upper 95 % bound on the drop from the discordant pairs.
+        drop_high: upper 95 % bound on the drop from the rows on which the two differ.
+        measure: ``accuracy``: share of rows with the right label; ``exact match``: share of rows with exactly the right
+            set of labels (multi-label); ``R2``: share of the labels' variance that the answers explain (regression).
     """
 
     rows: int
     accuracy: float
-    macro_f1: float
+    macro_f1: float | None
     drop: float
     drop_high: float
+    measure: str = "accuracy"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,245 @@
+"""How fast engines are, on this machine and on the user's own mix of lengths.
+
+Latency is measured interleaved: in each round every engine runs the same text, in an order drawn anew, so that a clock
+that changes, a neighbour that wakes up or a cache that fills touches all engines alike. Times are of the engine's call
+alone, ``perf_counter`` around ``run``; tokenising and padding cost every engine the same.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from ..bundle.compare import quantile
+from ..bundle.errors import InvalidInput
+from ..bundle.evidence import Latency, LatencyCurve
+from ..bundle.specs import ModelSpec
+from ..runtime.batching import lay_out, plan
+from ..runtime.engine import Engine, Feed
+from ..runtime.predictor import MAX_ROWS, MAX_TOKENS
+from ..runtime.text import Row
+from .curve import curve_of
+
+Progress = Callable[[str, int, int], None]
+_MIN_ROUNDS = 20
+_WARM_SHARE, _ALONE_SHARE = 0.15, 0.55
+_MOST_BATCHED = 512
+_CURVE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
+_ROW_COUNTS = (1, 2, 4, 8, 16, 32)
+_MOST_PASSES = 9
+_LEAST_POINTS = 6
+
+
+def measure_latency(
+    engines: Mapping[str, Engine],
+    rows: Sequence[Row],
+    model: ModelSpec,
+    *,
+    baseline: str = "torch-fp32",
+    budget_seconds: float,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, Latency]:
+    """Time the engines at batch 1 over rows drawn from ``rows``, and in sorted batches.
+
+    ``speedup`` is the ratio of medians, the baseline's over the engine's, of the same texts in the same rounds: whoever
+    divides two numbers of the table finds the third. Lengths are run once by each engine before they are timed, so
+    that the price of a new shape is not in the numbers.
+
+    Args:
+        engines: by id, the baseline among them.
+        rows: the user's rows; their lengths are the mix.
+        baseline: id of the engine that the others are compared with.
+        budget_seconds: time to spend. At least 20 rounds and one pass over batches are run, whatever they take.
+        seed: draws rows and orders.
+        progress: told (stage, tenths of a second spent, tenths in all).
+
+    Raises:
+        InvalidInput: no rows, or the baseline is not among the engines.
+        EngineFailed: an engine raised.
+    """
+    if baseline not in engines or not rows:
+        found = f"{len(rows)} rows, engines {', '.join(engines)}"
+        raise InvalidInput("timing", found=found, wanted=f"at least one row, and {baseline} among the engines")
+    rng = np.random.default_rng(seed)
+    clock = _Clock(budget_seconds, progress)
+    drawn = [rows[i] for i in rng.permutation(len(rows))]
+    warm = _warm_up(engines, drawn, model, clock)
+    seconds = _time_alone(engines, warm, model, clock, rng)
+    throughput = _time_batches(engines, drawn, model, clock, seconds, rng)
+    middle = quantile(seconds[baseline], 0.5)
+    return {
+        name: Latency(
+            p50_ms=1e3 * quantile(taken, 0.5),
+            p95_ms=1e3 * quantile(taken, 0.95),
+            speedup=middle / quantile(taken, 0.5),
+            texts_per_second=throughput[name],
+            samples=len(taken),
+        )
+        for name, taken in seconds.items()
+    }
+
+
+class _Clock:
+    """The time that may be spent, and word of how much of it is gone."""
+
+    def __init__(self, budget: float, progress: Progress | None) -> None:
+        self._started = time.perf_counter()
+        self._budget = budget
+        self._progress = progress
+
+    def left(self, share: float) -> bool:
+        """Whether less than ``share`` of the budget is spent."""
+        spent = time.perf_counter() - self._started
+        if self._progress:
+            total = max(1, round(10 * self._budget))
+            self._progress("timing the engines", min(total, int(10 * spent)), total)
+        return spent < share * self._budget
+
+    def rest(self) -> float:
+        """Seconds that are left of the whole budget, at least 0."""
+        return max(0.0, self._budget - (time.perf_counter() - self._started))
+
+
+def call_seconds(engine: Engine, feed: Feed) -> float:
+    """Seconds of one call.
+
+    Raises:
+        EngineFailed: the runtime raised.
+    """
+    started = time.perf_counter()
+    engine.run(feed)
+    return time.perf_counter() - started
+
+
+def _feed(engine: Engine, rows: Sequence[Row], model: ModelSpec) -> Feed:
+    return lay_out(rows, engine.layout, engine.inputs, model.pad_id)
+
+
+def _warm_up(engines: Mapping[str, Engine], drawn: Sequence[Row], model: ModelSpec, clock: _Clock) -> list[Row]:
+    """Run each length once, in the order drawn; the rows whose lengths are warm when the time for it is over."""
+    lengths: set[int] = set()
+    for row in drawn:
+        if len(row) in lengths:
+            continue
+        if lengths and not clock.left(_WARM_SHARE):
+            break
+        for engine in engines.values():
+            engine.run(_feed(engine, [row], model))
+        lengths.add(len(row))
+    return [row for row in drawn if len(row) in lengths]
+
+
+def _time_alone(
+    engines: Mapping[str, Engine], rows: Sequence[Row], model: ModelSpec, clock: _Clock, rng: np.random.Generator
+) -> dict[str, list[float]]:
+    names = list(engines)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    done = 0
+    while done < _MIN_ROUNDS or clock.left(_WARM_SHARE + _ALONE_SHARE):
+        row = rows[done % len(rows)]
+        for i in rng.permutation(len(names)):
+            engine = engines[names[i]]
+            seconds[names[i]].append(call_seconds(engine, _feed(engine, [row], model)))
+        done += 1
+    return seconds
+
+
+def _time_batches(
+    engines: Mapping[str, Engine],
+    drawn: Sequence[Row],
+    model: ModelSpec,
+    clock: _Clock,
+    alone: Mapping[str, Sequence[float]],
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """Texts a second in the planner's batches: each batch's median over passes, after one pass that is not counted."""
+    sample = drawn[: _affordable(alone, clock)]
+    batches = [
+        [sample[i] for i in batch]
+        for batch in plan([len(row) for row in sample], max_tokens=MAX_TOKENS, max_rows=MAX_ROWS)
+    ]
+    names = list(engines)
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in names}
+    passes = 0
+    while passes < 2 or clock.left(1.0):
+        for number, batch in enumerate(batches):
+            for i in rng.permutation(len(names)):
+                engine = engines[names[i]]
+                taken = call_seconds(engine, _feed(engine, batch, model))
+                if passes:
+                    seconds[names[i]][number].append(taken)
+        passes += 1
+    return {name: len(sample) / math.fsum(quantile(taken, 0.5) for taken in seconds[name]) for name in names}
+
+
+def _affordable(alone: Mapping[str, Sequence[float]], clock: _Clock) -> int:
+    """How many rows three passes of all engines can run in the rest of the budget, if a batch gained nothing."""
+    each = math.fsum(math.fsum(taken) / len(taken) for taken in alone.values())
+    return max(MAX_ROWS, min(_MOST_BATCHED, int(clock.rest() / (3 * each))))
+
+
+def fit_curve(
+    engine: Engine, rows: Sequence[Row], model: ModelSpec, *, budget_seconds: float, progress: Progress | None = None
+) -> LatencyCurve:
+    """Time calls over a grid of rows x length, cheap ones first, and fit the curve to their medians.
+
+    Args:
+        engine: any engine.
+        rows: real rows; rows of the grid's lengths are joined from their tokens.
+        model: its limits.
+        budget_seconds: time to spend; at least six points are measured once, whatever they take. Where the time does
+            not reach the costly ones, the curve is extrapolated to them.
+        progress: told (stage, points done, points in all).
+
+    Raises:
+        InvalidInput: no rows.
+        EngineFailed: the engine raised.
+    """
+    if not rows:
+        raise InvalidInput("latency curve", found="no rows", wanted="at least one")
+    stop = time.perf_counter() + budget_seconds
+    points = _points(model)
+    tokens = _joined(rows, max(length for _, length in points))
+    feeds = {}
+    samples: dict[tuple[int, int], list[float]] = {}
+    for count, length in points:
+        left = stop - time.perf_counter()
+        # First calls may pay for a new shape, so a point costs about twice what the forecast says, and passes follow.
+        if len(samples) >= _LEAST_POINTS and _forecast(samples, count * length) * 3 > left / 2:
+            break
+        row = Row(tokens.input_ids[:length], tokens.token_type_ids[:length])
+        feed = feeds[count, length] = lay_out([row] * count, engine.layout, engine.inputs, model.pad_id)
+        engine.run(feed)
+        samples[count, length] = [call_seconds(engine, feed)]
+        if progress:
+            progress(f"fitting the latency curve of {engine.id}", len(samples), len(points))
+    for _ in range(_MOST_PASSES - 1):
+        for point, feed in feeds.items():
+            if time.perf_counter() > stop:
+                break
+            samples[point].append(call_seconds(engine, feed))
+    measured = tuple((count, length, quantile(taken, 0.5)) for (count, length), taken in samples.items())
+    return curve_of(measured)
+
+
+def _points(model: ModelSpec) -> list[tuple[int, int]]:
+    lengths = sorted({min(length, model.max_length) for length in (*_CURVE_LENGTHS, model.max_length)})
+    grid = [(count, length) for count in _ROW_COUNTS if count <= MAX_ROWS for length in lengths]
+    # One row of the usable maximum may be over the budget of a batch; it is served all the same.
+    return sorted((p for p in grid if p[0] * p[1] <= MAX_TOKENS or p[0] == 1), key=lambda p: p[0] * p[1])
+
+
+def _joined(rows: Sequence[Row], length: int) -> Row:
+    """Real rows' tokens one after the other, at least ``length`` of them."""
+    ids = np.concatenate([row.input_ids for row in rows[:512]])
+    return Row(np.resize(ids, length), np.zeros(length, dtype=np.int64))
+
+
+def _forecast(samples: dict[tuple[int, int], list[float]], tokens: int) -> float:
+    """Seconds of a call with so many tokens, in proportion to the costliest call so far."""
+    (count, length), taken = max(samples.items(), key=lambda item: item[0][0] * item[0][1])
+    return taken[0] * tokens / (count * length)
