@@ -6,8 +6,8 @@ before it. The leader takes its neighbours by length along for as long as runnin
 faster than apart, within the budgets.
 
 An engine that has just answered many clients would take the first of them back alone while the others are on their
-way. So a batch lingers, but only where company is likely: shortly after a batch of several rows, or while another
-engine is busy. A lone row at an idle engine starts at once.
+way. So a batch lingers, but only where company is likely: right after a batch of more than twice as many rows, or
+while another engine is busy. A lone row at an idle engine starts at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Policy:
             longer row goes alone.
         max_rows: most rows of a batch.
         max_seconds: a batch grows no further once its forecast passes this, so that the rows behind it don't wait long.
-        linger: longest wait for company, seconds.
+        linger: longest wait for company, seconds; the policy waits less where company saves less.
         patience: after this many seconds a row goes before all later ones, whatever their deadlines.
     """
 
@@ -164,11 +164,13 @@ class Scheduler(Generic[T]):
         if waiting >= policy.max_rows or self.tokens >= policy.max_tokens:
             return -math.inf
         due, _, leader = self._by_due[0]
-        latest = due - self.forecast.seconds(leader.length, 1)
+        alone = self.forecast.seconds(leader.length, 1)
+        # A companion saves the engine one call's fixed cost; waiting longer than that would lose more than it wins.
+        linger = min(policy.linger, 2 * alone - self.forecast.seconds(2 * leader.length, 2))
         if self.busy:
-            return min(leader.arrived + policy.linger, latest)
-        if self._last_rows > 1 and waiting < self._last_rows:
-            return min(self._last_finish + policy.linger, latest)
+            return min(leader.arrived + linger, due - alone)
+        if 2 * waiting < self._last_rows:
+            return min(self._last_finish + linger, due - alone)
         return -math.inf
 
     def _grow(self, leader: Ticket[T], now: float) -> list[Ticket[T]]:

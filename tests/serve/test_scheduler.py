@@ -120,7 +120,8 @@ def test_a_lone_row_at_an_idle_engine_starts_at_once() -> None:
 def finished_batch_of(plan: Scheduler[str], count: int, now: float) -> None:
     for _ in range(count):
         plan.add(ticket(10, arrived=now - 0.01))
-    plan.finished(plan.next_batch(now - 0.005), 0.005, now)
+    batch = plan.next_batch(now - 0.005)
+    plan.finished(batch, plan.batch_seconds(batch), now)
 
 
 def test_after_a_batch_of_several_the_first_to_come_back_waits_for_the_others() -> None:
@@ -128,13 +129,23 @@ def test_after_a_batch_of_several_the_first_to_come_back_waits_for_the_others() 
     finished_batch_of(plan, 4, now=1.0)
     plan.add(ticket(10, arrived=1.0001))
     assert plan.next_batch(1.0001) == []
+    # No longer than a companion is worth, which is the fixed cost of one call.
+    assert plan.wake_at() == pytest.approx(1.0 + CURVE.base)
+    assert len(plan.next_batch(1.0 + 1.01 * CURVE.base)) == 1
+
+
+def test_the_policy_caps_the_wait_where_calls_are_dear() -> None:
+    dear = LatencyCurve(base=0.02, per_token=0.0, per_row=0.0, per_square=0.0)
+    plan = scheduler(Policy(linger=0.0015), dear)
+    finished_batch_of(plan, 4, now=1.0)
+    plan.add(ticket(10, arrived=1.0001))
+    assert plan.next_batch(1.0001) == []
     assert plan.wake_at() == pytest.approx(1.0015)
-    assert len(plan.next_batch(1.0015)) == 1
 
 
-def test_the_wait_ends_as_soon_as_as_many_are_there_as_before() -> None:
+def test_the_wait_ends_as_soon_as_half_of_the_last_batch_is_there() -> None:
     plan = scheduler(Policy(linger=0.0015))
-    finished_batch_of(plan, 3, now=1.0)
+    finished_batch_of(plan, 6, now=1.0)
     for moment in (1.0001, 1.0002):
         plan.add(ticket(10, arrived=moment))
         assert plan.next_batch(moment) == []
