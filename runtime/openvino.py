@@ -87,6 +87,16 @@ def load_engine(entry: EngineEntry, model_file: Path, options: EngineOptions) ->
     return OpenVINOEngine(entry, model_file, options)
 
 
+def convert(onnx_file: Path, target: Path) -> str:
+    """Convert an ONNX file into an OpenVINO model (.xml, with its .bin beside it), weights in fp32.
+
+    Returns:
+        OpenVINO's version.
+    """
+    ov.save_model(ov.convert_model(str(onnx_file)), str(target), compress_to_fp16=False)
+    return str(ov.get_version())
+
+
 def _failed(what: str, error: Exception) -> EngineFailed:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return EngineFailed(what, found=f"{type(error).__name__}: {lines[-1] if lines else ''}")

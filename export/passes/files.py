@@ -35,8 +35,3 @@ def save_model(model: Any, file: Path) -> None:
 def needs_external_data(model: Any) -> bool:
     """Whether the weights in memory are too large for a single file."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > SINGLE_FILE_LIMIT
-
-
-def size_bytes(folder: Path) -> int:
-    """Size of all files in a folder, in bytes."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

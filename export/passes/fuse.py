@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .files import save_model
+from .attention import fuse_biased_attention
+from .files import needs_external_data
 
 ATTENTION = ("Attention", "MultiHeadAttention")
 NORMALISATION = ("SkipLayerNormalization",)
@@ -90,7 +91,8 @@ def fuse(file: Path, target: Path, *, layers: int, hidden_size: int, heads: int)
             optimization_options=options,
             use_gpu=False,
         )
-    save_model(fused.model, target)
+        fuse_biased_attention(fused, heads=heads, head_size=hidden_size // heads)
+        fused.save_model_to_file(str(target), use_external_data_format=needs_external_data(fused.model))
     return _count(fused.model, layers)
 
 

@@ -1,0 +1,71 @@
+"""The engines that can be built, in the order of the table. Imports no runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from ...bundle.manifest import EngineEntry
+from ...runtime.text import Row
+from ..graph import Graph
+from .onnx import OnnxFp32, OnnxInt8
+from .openvino import OpenVINOBuilder
+
+
+class Builder(Protocol):
+    """Makes one engine."""
+
+    @property
+    def id(self) -> str:
+        """The engine's id, e.g. ``onnx-int8``."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """Name in ``runtime/catalogue``."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """``fp32``, ``bf16``, ``fp16`` or ``int8``."""
+        ...
+
+    def unavailable(self) -> str | None:
+        """Why it can't be built on this machine and what to install; None if it can."""
+        ...
+
+    def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
+        """Write the engine's files.
+
+        Args:
+            graph: the fp32 graph.
+            bundle: the bundle's folder; files go under ``engines/<id>/`` in it.
+            calibration: real rows, for engines that need activation ranges.
+
+        Returns:
+            A ready entry, yet unproven: no parity, accuracy or latency.
+
+        Raises:
+            EngineUnavailable: a package, an instruction set or a device is missing.
+            EngineFailed: the build tool raised, or what it built is not what was asked for.
+        """
+        ...
+
+
+_IN_ORDER: tuple[Builder, ...] = (
+    OnnxFp32(),
+    OnnxInt8(),
+    OpenVINOBuilder("openvino-f32", "fp32", "f32"),
+    OpenVINOBuilder("openvino-bf16", "bf16", "bf16"),
+)
+BUILDERS: Mapping[str, Builder] = {builder.id: builder for builder in _IN_ORDER}
+AUTO: tuple[str, ...] = tuple(BUILDERS)
+"""What ``--engines auto`` tries."""
+
+ELSEWHERE: Mapping[str, str] = {
+    "tensorrt-fp16": "this version of nlpdeploy builds no TensorRT engines; take onnx-int8 or openvino-bf16 on a CPU",
+    "tensorrt-fp32": "this version of nlpdeploy builds no TensorRT engines; take onnx-fp32 or openvino-f32 on a CPU",
+    "openvino-bf16-packed": "this version of nlpdeploy builds no packed rows; take openvino-bf16",
+}
+"""Ids that name an engine which can't be built here, and why."""

@@ -1,0 +1,124 @@
+"""Engines for ONNX Runtime on the CPU: fp32 with fused operators, and int8 made from it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...bundle.errors import EngineFailed, NlpdeployError
+from ...bundle.manifest import EngineEntry, Option
+from ...bundle.specs import EngineState, Layout
+from ...runtime.catalogue import RUNTIMES
+from ...runtime.cores import instruction_sets
+from ...runtime.text import Row
+from ..graph import Graph
+from .files import engine_folder, size_bytes
+
+RUNTIME = "onnxruntime"
+INT8_CLASSES = ("avx512_vnni", "avx_vnni", "avx512f", "avx2", "i8mm", "asimd")
+"""Instruction sets that choose ONNX Runtime's int8 kernels, the best first."""
+
+
+@dataclass(frozen=True)
+class OnnxFp32:
+    """The fused fp32 graph."""
+
+    id: str = "onnx-fp32"
+    runtime: str = RUNTIME
+    precision: str = "fp32"
+
+    def unavailable(self) -> str | None:
+        """See ``Builder.unavailable``."""
+        return _missing(self.id)
+
+    def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
+        """See ``Builder.build``; raises EngineFailed with the counts where the graph isn't fused wholly."""
+        import onnx
+
+        from ..passes.files import save_model
+
+        _require_whole(graph, self.id)
+        file = engine_folder(bundle, self.id) / "model.onnx"
+        save_model(onnx.load(str(graph.fused)), file)
+        return _entry(self.id, self.precision, graph, bundle, file, {}, {})
+
+
+@dataclass(frozen=True)
+class OnnxInt8:
+    """The fused graph with its matrix products in int8; see ``passes/int8.py``."""
+
+    id: str = "onnx-int8"
+    runtime: str = RUNTIME
+    precision: str = "int8"
+
+    def unavailable(self) -> str | None:
+        """See ``Builder.unavailable``."""
+        return _missing(self.id)
+
+    def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
+        """See ``Builder.build``; raises EngineFailed with the counts where the graph isn't fused wholly."""
+        from ..passes import int8
+
+        _require_whole(graph, self.id)
+        file = engine_folder(bundle, self.id) / "model.onnx"
+        try:
+            products = int8.quantise(graph.fused, file, layers=graph.layers, hidden_size=graph.hidden_size)
+        except NlpdeployError:
+            raise
+        except Exception as error:  # noqa: BLE001 - protobuf, numpy and onnx raise kinds of their own
+            raise EngineFailed(f"engine {self.id} can't be built", found=f"{type(error).__name__}: {error}") from None
+        options: dict[str, Option] = {
+            "weights": f"int8, symmetric, a scale for every {int8.BLOCK} values of each output channel",
+            "activations": f"int8, dynamic, a scale for every {int8.BLOCK} values of each token",
+            "quantised": f"{products} matrix products; embeddings and head stay fp32",
+            "block_size": int8.BLOCK,
+        }
+        flags = instruction_sets()
+        isa = next((name for name in INT8_CLASSES if name in flags), "any")
+        return _entry(self.id, self.precision, graph, bundle, file, options, {"isa": isa})
+
+
+def _missing(engine_id: str) -> str | None:
+    runtime = RUNTIMES[RUNTIME]
+    if not runtime.installed():
+        return f"engine {engine_id} needs {runtime.package}: {runtime.install_line()}"
+    if importlib.util.find_spec("onnx") is None:
+        return f"engine {engine_id} needs onnx: pip install 'nlpdeploy[export]'"
+    return None
+
+
+def _require_whole(graph: Graph, engine_id: str) -> None:
+    if not graph.fusion.whole:
+        raise EngineFailed(
+            f"engine {engine_id}: the graph of {graph.model_type} is not fused wholly",
+            found=str(graph.fusion),
+            wanted="all of them",
+            mend="openvino-f32 needs no fusion; or export with the onnxruntime and torch this release was tested with",
+        )
+
+
+def _entry(
+    engine_id: str,
+    precision: str,
+    graph: Graph,
+    bundle: Path,
+    file: Path,
+    options: Mapping[str, Option],
+    valid_for: Mapping[str, str],
+) -> EngineEntry:
+    made: dict[str, Option] = {"exporter": graph.exporter, "opset": graph.opset, "fused": str(graph.fusion)}
+    return EngineEntry(
+        id=engine_id,
+        runtime=RUNTIME,
+        precision=precision,
+        layout=Layout.PADDED,
+        state=EngineState.READY,
+        file=file.relative_to(bundle).as_posix(),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        options={**made, **options},
+        valid_for=valid_for,
+        size_bytes=size_bytes(file.parent),
+    )
