@@ -23,6 +23,7 @@ from nlpdeploy.bundle.errors import (
     Unavailable,
 )
 from nlpdeploy.bundle.specs import ModelSpec, Task
+from nlpdeploy.runtime.text import Row, TextEncoder
 from nlpdeploy.serve.admission import Limits
 from nlpdeploy.serve.plane import DataPlane
 from nlpdeploy.serve.served_model import Capacity
@@ -381,6 +382,103 @@ def test_a_broken_tokenizer_answers_its_request_and_the_next_one_works(tmp_path:
             assert labels_of((await plane.infer(ask(["hello"]))).response) == ["hello"]
 
     asyncio.run(main())
+
+
+class FaultyEncoder(TextEncoder):
+    """A tokenizer that dies of one word."""
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Row]:
+        if any("book" in text for text in texts):
+            raise RuntimeError("a text that must not be told: book")
+        return super().encode(texts, pairs)
+
+
+def test_an_encoder_that_raises_is_answered_and_its_text_is_not_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        predictor = tiny_predictor(tmp_path)
+        predictor.encoder = FaultyEncoder(tmp_path / "tokenizer.json", 16)
+        plane = DataPlane()
+        plane.add(predictor)
+        plane.open()
+        with pytest.raises(EngineFailed, match="RuntimeError") as failure:
+            await plane.infer(ask(["a book"]))
+        assert "book" not in str(failure.value)
+        assert labels_of((await plane.infer(ask(["hello"]))).response) == ["hello"]
+        await plane.drain(1.0)
+        assert plane.close()
+
+    asyncio.run(main())
+    assert "RuntimeError" in caplog.text
+    assert "book" not in caplog.text
+
+
+def test_whatever_happens_each_request_ends_in_exactly_one_answer(tmp_path: Path) -> None:
+    chance = random.Random(11)
+    engine = TinyEngine(seconds=0.003, nan_word="book", raise_word="notebook")
+    kinds = [chance.choice(["good", "nan", "raise", "late", "left", "wrong"]) for _ in range(300)]
+
+    async def one(plane: DataPlane, kind: str) -> str:
+        await asyncio.sleep(chance.random() * 0.3)
+        word = {"nan": "book", "raise": "notebook"}.get(kind, "hello")
+        texts = [word, *["a " * chance.randrange(12)] * chance.randrange(4)]
+        options: dict[str, Any] = {"late": {"parameters": {"timeout": 100}}, "wrong": {"outputs": ("x",)}}.get(kind, {})
+        task = asyncio.create_task(plane.infer(ask(texts, **options)))
+        if kind == "left":
+            await asyncio.sleep(chance.random() * 0.004)
+            task.cancel()
+        try:
+            response = (await task).response
+            assert labels_of(response)[0] == "hello"
+            assert response.outputs[0].shape == (len(texts),)
+            return "ok"
+        except asyncio.CancelledError:
+            return "Cancelled"
+        except NlpdeployError as error:
+            return type(error).__name__
+
+    async def main() -> list[str]:
+        async with serving(tmp_path, engine) as plane:
+            ends = await asyncio.gather(*(one(plane, kind) for kind in kinds))
+            assert sample(plane, "nlpdeploy_queue_rows") == 0
+            assert sample(plane, "nlpdeploy_queue_tokens") == 0
+            assert sample(plane, "nlpdeploy_open_requests") == 0
+            for end in set(ends):
+                assert sample(plane, "nlpdeploy_request_seconds_count", outcome=end) == ends.count(end)
+            assert sample(plane, "nlpdeploy_request_seconds_count") == len(kinds)
+            return list(ends)
+
+    ends = asyncio.run(main())
+    allowed = {
+        "good": {"ok", "EngineFailed"},  # a row beside one that makes the engine raise fails with its batch
+        "nan": {"EngineFailed"},
+        "raise": {"EngineFailed"},
+        "late": {"DeadlineExceeded", "Overloaded"},
+        "left": {"Cancelled", "ok", "EngineFailed"},
+        "wrong": {"InvalidInput"},
+    }
+    assert all(end in allowed[kind] for kind, end in zip(kinds, ends, strict=True))
+    assert {"ok", "Cancelled", "EngineFailed", "InvalidInput"} <= set(ends)
+
+
+def test_the_metrics_have_bounds_at_the_targets_and_no_texts(tmp_path: Path) -> None:
+    async def main() -> str:
+        async with serving(tmp_path) as plane:
+            await plane.infer(ask(["hello notebook"]))
+            with pytest.raises(NotFound):
+                await plane.infer(InferRequest("made-up", ()))
+            return plane.metrics.render().decode()
+
+    text = asyncio.run(main())
+    labels = 'engine="tiny",le="{}",model="tiny",outcome="ok",version="1"'
+    for bound in ("0.045", "0.12"):
+        assert f"nlpdeploy_request_seconds_bucket{{{labels.format(bound)}}} 1.0" in text
+    assert 'nlpdeploy_unrouted_requests_total{outcome="NotFound"} 1.0' in text
+    assert 'nlpdeploy_batch_token_budget{engine="tiny",model="tiny",version="1"} 4096.0' in text
+    assert "process_resident_memory_bytes" in text
+    assert "notebook" not in text
+    assert "made-up" not in text
 
 
 # -- life ------------------------------------------------------------------------------------------------------------
