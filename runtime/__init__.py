@@ -10,6 +10,10 @@ Must not know transports or checkpoints.
     intent(["I lost my card"])
 """
 
-from .predictor import Answer, Predictor, load
+from .offline import keep_offline
+
+keep_offline()  # before anything here imports a runtime
+
+from .predictor import Answer, Predictor, load  # noqa: E402
 
 __all__ = ["Answer", "Predictor", "load"]

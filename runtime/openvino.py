@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 
 from ..bundle.errors import EngineFailed, EngineUnavailable
 from ..bundle.manifest import EngineEntry
 from ..bundle.specs import Layout, TensorSpec
 from .engine import EngineOptions, Feed, Outputs
-
-# `import openvino` reports itself to a web address unless this package is absent; OpenVINO then takes its own stub.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
-import openvino as ov  # noqa: E402
 
 DEVICE = "CPU"
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
