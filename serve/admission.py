@@ -133,8 +133,8 @@ class AdmissionQueue:
                 self._changed.wait(None if wake is None else max(wake - now, 0.0))
             return None
 
-    def finished(self, batch: Batch, seconds: float) -> None:
-        """A worker has run a batch, well or badly."""
+    def finished(self, batch: Batch, seconds: float | None) -> None:
+        """A worker has run a batch in so many seconds; None where it failed."""
         with self._changed:
             self._running.pop(id(batch), None)
             self._scheduler.finished(batch, seconds, time.monotonic())

@@ -26,6 +26,8 @@ from .requests import read_body, read_request, read_timeout
 from .served_model import Capacity, ServedModel
 
 SERVER_NAME = "nlpdeploy"
+EXTENSIONS = ("binary_tensor_data",)
+"""Of the protocol; the fronts keep this promise."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class DataPlane:
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version, extensions."""
-        return ServerMetadata(SERVER_NAME, _package_version(), ())
+        return ServerMetadata(SERVER_NAME, _package_version(), EXTENSIONS)
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """What a model takes and gives.

@@ -120,15 +120,16 @@ class Scheduler(Generic[T]):
         return batch
 
     def wake_at(self) -> float | None:
-        """When :meth:`next_batch` should be asked again if no row comes before; None where nothing waits."""
+        """After an empty :meth:`next_batch`: when to ask again if no row comes before; None where nothing waits."""
         return self._start_time() if self._by_length else None
 
-    def finished(self, batch: list[Ticket[T]], seconds: float, now: float) -> None:
-        """An engine has run ``batch`` in ``seconds`` and is free again."""
+    def finished(self, batch: list[Ticket[T]], seconds: float | None, now: float) -> None:
+        """An engine has run ``batch`` in ``seconds`` (None where it failed, which says nothing of its speed)."""
         self.busy -= 1
         self._last_rows = len(batch)
         self._last_finish = now
-        self.forecast.observe(elements(batch), len(batch), seconds)
+        if seconds is not None:
+            self.forecast.observe(elements(batch), len(batch), seconds)
 
     def backlog_seconds(self, *, more_tokens: int = 0, more_rows: int = 0) -> float:
         """Forecast of the time that the waiting rows, and so many more, take one engine."""

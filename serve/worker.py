@@ -101,7 +101,7 @@ class EngineWorker:
         try:
             while (batch := self._queue.take()) is not None:
                 outcome = self.run_batch(batch)
-                self._queue.finished(batch, outcome.seconds)
+                self._queue.finished(batch, None if outcome.error else outcome.seconds)
                 self._deliver(outcome)
         except BaseException as error:  # noqa: BLE001  (whatever it is, nobody may be left waiting)
             self._died(error)

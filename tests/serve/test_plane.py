@@ -307,7 +307,7 @@ async def gathered(plane: DataPlane, requests: Sequence[InferRequest]) -> list[I
 def behind_a_gate(
     folder: Path, engine: TinyEngine, requests: Sequence[InferRequest]
 ) -> list[InferResponse | NlpdeployError]:
-    """Answers to requests that the engine finds waiting all at once."""
+    """Answers to requests of single words that the engine finds waiting all at once."""
     engine.gate = threading.Event()
 
     async def main() -> list[InferResponse | NlpdeployError]:
@@ -316,8 +316,8 @@ def behind_a_gate(
             while not engine.batches:
                 await asyncio.sleep(0.001)
             rest = asyncio.create_task(gathered(plane, requests))
-            rows = sum(tensor.shape[0] for request in requests for tensor in request.inputs)
-            while sample(plane, "nlpdeploy_queue_rows") < rows:
+            tokens = 3 * sum(tensor.shape[0] for request in requests for tensor in request.inputs)
+            while sample(plane, "nlpdeploy_queue_tokens") < tokens:
                 await asyncio.sleep(0.001)
             assert engine.gate is not None
             engine.gate.set()
