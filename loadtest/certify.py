@@ -96,23 +96,27 @@ def samples_needed(over: int, allowed: float, confidence: float = CONFIDENCE) ->
     return high
 
 
-def variance_inflation(marks: npt.NDArray[np.bool_], share: float) -> float:
+def variance_inflation(marks: npt.NDArray[np.bool_], share: float | None = None) -> float:
     """How far marked requests cluster: ``max(1, l Var(f_b) / (p (1 - p)))``, by the method of batch means.
 
     Args:
         marks: [n] marks by schedule. ``l`` is the length of each of 20 batches of consecutive requests and ``f_b`` the
             marked share in each.
-        share: the share ``p`` that independent marks are taken to have.
+        share: the share ``p`` that independent marks are taken to have; by default that of the marks themselves.
 
     Returns:
         About 1 for independent requests, about the size of a cluster for clustered ones; 1.0 where there are fewer
         requests than batches, or nothing to tell apart.
     """
     length = len(marks) // BATCHES
-    if length == 0 or not 0.0 < share < 1.0:
+    if length == 0:
         return 1.0
-    shares = marks[: length * BATCHES].reshape(BATCHES, length).mean(axis=1)
-    return max(1.0, length * float(shares.var(ddof=1)) / (share * (1.0 - share)))
+    batches = marks[: length * BATCHES].reshape(BATCHES, length)
+    independent = float(batches.var(ddof=1)) if share is None else share * (1.0 - share)
+    if independent == 0.0:
+        return 1.0
+    # Rounded: 1.0000000000000002 instead of 1 would take a request away when n is divided by it.
+    return max(1.0, round(length * float(batches.mean(axis=1).var(ddof=1)) / independent, 9))
 
 
 def certify_share(latency: npt.NDArray[np.float64], limit_s: float, share: float) -> Certificate:
@@ -142,8 +146,7 @@ def certify_share(latency: npt.NDArray[np.float64], limit_s: float, share: float
     n, t, allowed = len(over), int(over.sum()), round(1.0 - share, 12)
     if n == 0:
         raise InvalidInput("certificate of no samples", wanted="at least one sample")
-    near = latency > limit_s / 2.0
-    inflation = max(variance_inflation(over, allowed), variance_inflation(near, float(near.mean())))
+    inflation = max(variance_inflation(over, allowed), variance_inflation(latency > limit_s / 2.0))
     too_few = _chance_of_so_few(n, t, allowed, inflation)
     too_many = _chance_of_so_many(n, t, allowed, inflation)
     if t > GROSS * allowed * n:

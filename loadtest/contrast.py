@@ -34,6 +34,21 @@ class Contrast:
     pairs: tuple[tuple[float, float], ...]
     reason: str | None = None
 
+    @property
+    def candidate_s(self) -> float | None:
+        """The candidate's seconds, as the geometric mean over the blocks; with ``baseline_s`` it gives the ratio."""
+        return self._mean(0)
+
+    @property
+    def baseline_s(self) -> float | None:
+        """The baseline's seconds, as the geometric mean over the blocks."""
+        return self._mean(1)
+
+    def _mean(self, side: int) -> float | None:
+        if self.ratio is None:
+            return None
+        return math.exp(sum(math.log(pair[side]) for pair in self.pairs) / len(self.pairs))
+
 
 def contrast(metric: str, pairs: Sequence[tuple[float, float]]) -> Contrast:
     """Compare the two sides, pair by pair.

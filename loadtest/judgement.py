@@ -100,6 +100,8 @@ class Judgement:
             **_server_json(self.record, "baseline"),
             **_books_json(self.tallies["baseline"]),
             "metric": found.metric,
+            "candidate_ms": _ms(found.candidate_s),
+            "baseline_ms": _ms(found.baseline_s),
             "ratio": found.ratio,
             "ratio_low": found.low,
             "ratio_high": found.high,
@@ -123,7 +125,7 @@ def describe(target: Target, observed: float, certificate: Certificate, rate: fl
         share = certificate.over / certificate.samples
         text = (
             f"{metric}, {certificate.over} of {certificate.samples} over the limit "
-            f"({share:.2%}, allowed {_percent(certificate.allowed)})"
+            f"({_percent(round(share, 4))}, allowed {_percent(certificate.allowed)})"
         )
     if certificate.verdict is not Verdict.INCONCLUSIVE:
         return text

@@ -208,9 +208,10 @@ def _further_notes(line: Timeline, steady: Steady | None, compared: Contrast | N
         notes.append(f"the first {steady.start_s:.3g} s ({left_out} answers) were left out as warm-up")
     if steady is not None and not steady.stable:
         notes.append(f"not steady: {_unsteady(steady)}")
-    if compared is not None and compared.ratio is not None:
+    if compared is not None and compared.candidate_s is not None and compared.baseline_s is not None:
         notes.append(
-            f"{compared.metric} of the baseline is {compared.ratio:.2f} times the candidate's "
+            f"{compared.metric} {milliseconds(compared.baseline_s)} -> {milliseconds(compared.candidate_s)}: the "
+            f"baseline's is {compared.ratio:.2f} times the candidate's "
             f"({compared.low:.2f} to {compared.high:.2f} with 99 %): {compared.finding}"
         )
     elif compared is not None:

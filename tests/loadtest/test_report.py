@@ -2,11 +2,11 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
-from support.loadruns import Answers, plan, store_run
 
 from nlpdeploy.loadtest.report import write_report
 from nlpdeploy.loadtest.samples import Outcome, sample_path
 from nlpdeploy.loadtest.verdict import judge
+from support.loadruns import Answers, plan, store_run
 
 
 def serve(block, due):
