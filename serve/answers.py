@@ -13,14 +13,19 @@ from ..runtime.tasks import Floats, decode
 from ..runtime.text import Row
 from ..wire.tensors import Parameter, Tensor
 
-_NUMPY: dict[str, type[np.generic]] = {"BYTES": np.object_, "FP32": np.float32, "INT32": np.int32, "BOOL": np.bool_}
+DTYPES = {
+    np.dtype(np.float32): "FP32",
+    np.dtype(np.int32): "INT32",
+    np.dtype(np.bool_): "BOOL",
+    np.dtype(np.object_): "BYTES",
+}
+"""The protocol's word for what tasks answer with; text is an object array."""
 
 
 def output_tensors(logits: Floats, rows: Sequence[Row], model: ModelSpec, names: tuple[str, ...]) -> tuple[Tensor, ...]:
     """The named outputs, rows first, in the order of ``names``; dtypes as :meth:`ModelSpec.outputs` says."""
     arrays = _decoded(logits, rows, model)
-    dtypes = {spec.name: spec.dtype for spec in model.outputs()}
-    return tuple(Tensor(name, dtypes[name], _on_the_wire(arrays[name], dtypes[name])) for name in names)
+    return tuple(_tensor(name, arrays[name]) for name in names)
 
 
 def predictions(logits: Floats, rows: Sequence[Row], model: ModelSpec, names: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -47,7 +52,8 @@ def _decoded(logits: Floats, rows: Sequence[Row], model: ModelSpec) -> dict[str,
     }
 
 
-def _on_the_wire(values: npt.NDArray[np.generic], dtype: str) -> npt.NDArray[np.generic]:
+def _tensor(name: str, values: npt.NDArray[np.generic]) -> Tensor:
+    dtype = DTYPES[values.dtype]
     if dtype == "BYTES":
-        return np.array([str(text).encode() for text in values.tolist()], dtype=object)
-    return np.ascontiguousarray(values, dtype=_NUMPY[dtype])
+        return Tensor(name, dtype, np.array([str(text).encode() for text in values.tolist()], dtype=object))
+    return Tensor(name, dtype, np.ascontiguousarray(values))

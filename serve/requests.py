@@ -98,15 +98,15 @@ def _check_names(given: Mapping[str, object], *, required: tuple[str, ...], allo
 
 
 def _wanted_outputs(asked: tuple[str, ...], model: ModelSpec, *, by_tokens: bool) -> tuple[str, ...]:
+    if not asked:
+        return ("logits",) if by_tokens else tuple(spec.name for spec in model.default_outputs())
     known = tuple(spec.name for spec in model.outputs())
     for name in asked:
         if name not in known:
             raise InvalidInput("output", found=name, wanted=f"one of {', '.join(known)}")
     if len(set(asked)) != len(asked):
         raise InvalidInput("outputs", found="one name twice", wanted="each name once")
-    if asked:
-        return asked
-    return ("logits",) if by_tokens else tuple(spec.name for spec in model.default_outputs())
+    return asked
 
 
 def _strings(name: str, value: object, *, single: bool) -> list[str]:
