@@ -120,10 +120,11 @@ def model_config(architecture: Architecture, config: Mapping[str, Any], classes:
     transformers()
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    plain = {key: value for key, value in config.items() if key not in ("id2label", "label2id", "num_labels")}
+    # problem_type chooses a training loss, which takes no part in answers.
+    ours = ("id2label", "label2id", "num_labels", "problem_type")
+    plain = {key: value for key, value in config.items() if key not in ours}
     plain |= {
         "num_labels": classes,
-        "pruned_heads": {},
         "output_attentions": False,
         "output_hidden_states": False,
         "return_dict": True,

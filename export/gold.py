@@ -56,9 +56,11 @@ def _class_index(names: Sequence[tuple[str, str]], model: ModelSpec, where: str)
         index.setdefault(label, number)
     found = dict.fromkeys(name for _, name in names)
     unknown = [name for name in found if name not in index]
-    numbers = {str(number): number for number in range(len(model.labels))}
-    if unknown and len(unknown) == len(found) and all(name in numbers for name in found):
-        return numbers, [f"labels of {where} are numbers: they were read as indices of the model's classes"]
+    notes = []
+    if len(unknown) == len(found) and all(name.isdecimal() for name in found):
+        index = {str(number): number for number in range(len(model.labels))}
+        unknown = [name for name in found if name not in index]
+        notes = [f"labels of {where} are numbers: they were read as indices of the model's classes"] if found else []
     if unknown:
         place = next(place for place, name in names if name == unknown[0])
         raise InvalidInput(
@@ -67,7 +69,7 @@ def _class_index(names: Sequence[tuple[str, str]], model: ModelSpec, where: str)
             wanted=f"some of {_some(list(model.labels))}",
             mend="name the right column with --label-column, or the model's labels with --labels FILE",
         )
-    return index, []
+    return index, notes
 
 
 def _name(value: Any) -> str:

@@ -66,7 +66,7 @@ def read_tokenizer(folder: Path, config: Any, *, positions: int, token_types: bo
         InvalidInput: damaged, or it makes ids that the model has no embedding for.
         Unsupported: no fast tokenizer can be made of it.
     """
-    original = _load(folder)
+    original = _load(folder, config)
     largest = max(original.get_vocab().values(), default=-1)
     if largest >= config.vocab_size:
         raise InvalidInput(
@@ -91,7 +91,7 @@ def has_tokenizer(folder: Path) -> bool:
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
-def _load(folder: Path) -> Any:
+def _load(folder: Path, config: Any) -> Any:
     if not has_tokenizer(folder):
         raise NotFound(
             f"no tokenizer in {folder}",
@@ -99,7 +99,9 @@ def _load(folder: Path) -> Any:
             mend="save it beside the model: tokenizer.save_pretrained(FOLDER)",
         )
     try:
-        original = transformers().AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        original = transformers().AutoTokenizer.from_pretrained(
+            folder, config=config, local_files_only=True, trust_remote_code=False
+        )
     except ImportError as error:
         raise Unsupported(f"tokenizer of {folder} needs a package to be converted ({_line(error)})") from None
     except Exception as error:  # noqa: BLE001  (each tokenizer class fails in its own way)

@@ -21,12 +21,15 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import nlpdeploy.export
 from nlpdeploy.export.architectures import ARCHITECTURES
+from nlpdeploy.export.checkpoint import Checkpoint, load_torch
 
 MODEL_TYPES = tuple(ARCHITECTURES)
 WORDS = ("note", "book", "##book", "notebook", "hello", "world", "的", "##的", "人", "##人", "a")
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SENTENCEPIECE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 transformers.utils.logging.disable_progress_bar()
+# Tests share their cores: threads that wait for each other at every layer cost more than they bring.
+torch.set_num_threads(1)
 SAMPLES = Path(nlpdeploy.export.__path__[0]) / "sample_texts.tsv"
 
 
@@ -128,6 +131,7 @@ def build(
         "initializer_range": spread,
         "num_labels": classes,
         **({"embedding_size": hidden} if model_type == "electra" else {}),
+        **({"type_vocab_size": 1} if model_type in ("roberta", "xlm-roberta") else {}),
         **settings,
     }
     torch.manual_seed(seed)
@@ -147,6 +151,17 @@ def change_json(file: Path, **changes: Any) -> None:
     plain = json.loads(file.read_text(encoding="utf-8")) | changes
     kept = {key: value for key, value in plain.items() if value is not None}
     file.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
+
+
+def logits_of(checkpoint: Checkpoint, ids: Sequence[int] = (2, 8, 3)) -> list[float]:
+    """The checkpoint's logits for one row of ids."""
+    row: list[float] = load_torch(checkpoint)(input_ids=torch.tensor([ids])).logits[0].tolist()
+    return row
+
+
+def saved_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The tokenizer that a bundle of the checkpoint would hold."""
+    return Tokenizer.from_str(checkpoint.tokenizer_json)
 
 
 def _wordpiece(model_type: str, pieces: Sequence[str], **options: Any) -> Any:
