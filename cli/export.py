@@ -25,6 +25,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--task", help="classification, multi-label or regression, where the checkpoint doesn't tell")
     parser.add_argument("--activation", choices=("softmax", "sigmoid", "none"), help="another output function")
     parser.add_argument("--weights", metavar="FILE", help="which weight file, where two differ")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="labels, one a line, instead of the checkpoint's")
     parser.add_argument("--pair", action="store_true", help="inputs are pairs of texts")
     parser.add_argument(
         "--data", type=Path, metavar="F", help="your texts: CSV, TSV or JSONL (default: built-in sentences)"
@@ -112,6 +113,7 @@ def _request(arguments: argparse.Namespace) -> ExportRequest:
         task=arguments.task,
         activation=arguments.activation,
         weights=arguments.weights,
+        labels=arguments.labels,
         pair=arguments.pair,
         data=arguments.data,
         text_column=arguments.text_column,

@@ -52,7 +52,7 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
         progress("reading the checkpoint", 0, 0)
         checkpoint = read_checkpoint(
             request.checkpoint, task=request.task, activation=request.activation, weights=request.weights,
-            pair=request.pair or request.pair_column is not None,
+            labels=request.labels, pair=request.pair or request.pair_column is not None,
         )  # fmt: skip
         corpus = _corpus(request, checkpoint)
         encoder = write_tokenizer(staging.path, checkpoint)

@@ -25,6 +25,7 @@ class ExportRequest:
         task: settles the task where the checkpoint leaves it open.
         activation: another output function than the checkpoint's.
         weights: which weight file, where two differ.
+        labels: text file of labels, one a line, instead of the checkpoint's.
         pair: whether inputs are pairs.
         data: labelled or plain texts of the user; by default built-in sentences.
         text_column: its column of texts.
@@ -43,6 +44,7 @@ class ExportRequest:
     task: str | None = None
     activation: str | None = None
     weights: str | None = None
+    labels: Path | None = None
     pair: bool = False
     data: Path | None = None
     text_column: str | None = None
