@@ -85,7 +85,7 @@ def train_demo_checkpoint(
 ) -> DemoCheckpoint:
     """Train the demo's classifier and save it as a Transformers folder; no network is used.
 
-    The same seed, thread count and PyTorch give the same weights. The folder appears whole, by one rename, or not at
+    The same seed, PyTorch and processor give the same weights. The folder appears whole, by one rename, or not at
     all; an earlier demo checkpoint in its place is replaced.
 
     Args:
@@ -106,11 +106,11 @@ def train_demo_checkpoint(
     started = time.perf_counter()
     import torch
 
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=()), _one_thread():
         torch.manual_seed(seed)
         model, tokenizer = _untrained(encoder)
         _train(model, tokenizer, epochs, progress or (lambda stage, done, total: None))
-    accuracy = _accuracy(model, tokenizer)
+        accuracy = _accuracy(model, tokenizer)
     test_csv = folder.with_name(f"{folder.name}-test.csv")
     with _write_errors(folder):
         _save(model, tokenizer, folder, test_csv)
@@ -118,14 +118,28 @@ def train_demo_checkpoint(
 
 
 def _encoder_folder() -> Path:
-    # find_spec runs nothing of the package, whose own loader would want sentence-transformers.
+    place = None
     for package in ("torch", "transformers", "safetensors", ENCODER_PACKAGE):
+        # find_spec runs nothing of the package; the encoder's own loader would want sentence-transformers.
         spec = importlib.util.find_spec(package)
-        if spec is None or spec.origin is None:
-            raise EngineUnavailable(
-                f"the demo needs the package {package.replace('_', '-')}", mend="pip install 'nlpdeploy[demo]'"
-            )
-    return Path(spec.origin).parent / "model"
+        place = spec.origin if spec else None
+        if place is None:
+            name = package.replace("_", "-")
+            raise EngineUnavailable(f"the demo needs the package {name}", mend="pip install 'nlpdeploy[demo]'")
+    return Path(str(place)).parent / "model"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # Sums come out the same on any number of cores, and small products gain little from more than one.
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _untrained(encoder: Path) -> tuple[Any, Any]:
@@ -178,7 +192,7 @@ def _train(model: Any, tokenizer: Any, epochs: int, progress: Progress) -> None:
     for step, chosen in enumerate(_batches(len(rows), epochs), start=1):
         longest = int(mask[chosen].sum(dim=1).max())
         logits = _top_logits(model, states[chosen, :longest], mask[chosen, :longest])
-        loss = torch.nn.functional.cross_entropy(logits, targets[chosen], label_smoothing=LABEL_SMOOTHING)
+        loss: Any = torch.nn.functional.cross_entropy(logits, targets[chosen], label_smoothing=LABEL_SMOOTHING)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -193,7 +207,8 @@ def _batches(rows: int, epochs: int) -> Iterator[Any]:
     import torch
 
     for _ in range(epochs):
-        yield from torch.randperm(rows).split(BATCH)
+        order: Any = torch.randperm(rows)
+        yield from order.split(BATCH)
 
 
 def _top_logits(model: Any, states: Any, mask: Any) -> Any:
@@ -212,7 +227,7 @@ def _accuracy(model: Any, tokenizer: Any) -> float:
     batch = tokenizer([row.text for row in rows], padding=True, return_tensors="pt")
     with torch.inference_mode():
         answers = model(**batch).logits.argmax(dim=1).tolist()
-    right = sum(model.config.id2label[answer] == row.intent for answer, row in zip(answers, rows, strict=True))
+    right: int = sum(model.config.id2label[answer] == row.intent for answer, row in zip(answers, rows, strict=True))
     return right / len(rows)
 
 
@@ -264,7 +279,11 @@ def _write_csv(path: Path, rows: Sequence[DemoRow]) -> None:
 
 @contextmanager
 def _write_errors(folder: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
     try:
         yield
+    except SafetensorError as error:  # its word for a failed write
+        raise StoreFailed(f"demo checkpoint {folder}: {error}") from error
     except OSError as error:
         raise StoreFailed(f"demo checkpoint {folder}: {error.strerror or error}", found=error.filename) from error
