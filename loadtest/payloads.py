@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..bundle.digest import file_digest
 from ..bundle.errors import InvalidInput, NotFound
@@ -119,7 +120,7 @@ def _from_json_lines(path: Path, lines: Iterable[str], wanted: list[str | None])
         if not names:
             names = [_choose(path, list(value), column) for column in wanted]
             yield names
-        row = [value.get(name) for name in names]
+        row: list[Any] = [value.get(name) for name in names]
         if not all(isinstance(text, str) for text in row):
             raise InvalidInput(where, found=", ".join(type(text).__name__ for text in row), wanted="texts")
         yield row

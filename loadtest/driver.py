@@ -1,0 +1,227 @@
+"""A run from its plan to its record: checks first, then block after block through Locust's processes.
+
+Knows the order of things; processes are :mod:`.crew`'s, sending is :mod:`.generator`'s, judging comes later.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import importlib.util
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ..bundle.errors import EngineUnavailable, InvalidInput, StoreFailed, Unavailable
+from .answers import OutputForm, read_expected
+from .arrivals import arrival_offsets
+from .crew import Crew
+from .orders import STOP, WARM_UP, prepare_order, start_order
+from .payloads import Payloads, read_payloads
+from .plan import Block, Plan, Side, draw_blocks
+from .preflight import meet_server
+from .samples import RunRecord, WorkerBooks, write_record
+
+_START_SECONDS = 60.0  # for Locust's imports on a busy machine
+_SLACK_SECONDS = 30.0  # past a step's own length before a silent worker counts as lost
+_LEAD_SECONDS = 0.2  # from the order to the first arrival: every worker has read it by then
+_STOP_SECONDS = 3.0
+
+Progress = Callable[[str], None]
+
+
+def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
+    """Drive the traffic of a plan and leave ``run.json`` and the raw samples in ``run_dir``.
+
+    Args:
+        plan: what to do.
+        run_dir: a new or an empty folder.
+        progress: told about once a second how far it is.
+
+    Raises:
+        InvalidInput, NotFound: before any traffic: the folder is in use, the data are not those of the plan or not what
+            the model takes, the server has no such model.
+        Unavailable: before any traffic: no server there, or Locust's processes don't start.
+        EngineUnavailable: Locust is not installed.
+        EngineFailed, DeadlineExceeded: a server doesn't answer a first request.
+        StoreFailed: the folder can't be written.
+        KeyboardInterrupt, SystemExit: passed on when all processes have ended; ``run.json`` says that it was cut short.
+    """
+    say = progress or (lambda text: None)
+    if importlib.util.find_spec("locust") is None:
+        raise EngineUnavailable("load tests need Locust", mend="pip install 'nlpdeploy[loadtest]'")
+    payloads = _planned_payloads(plan)
+    golden = Path(plan.data.golden) if plan.data.golden else None
+    if golden:
+        read_expected(golden, plan.data.rows)
+    run_dir = _claim(run_dir)
+    say("asking the servers for the model")
+    urls: dict[Side, str] = {"candidate": plan.url}
+    if plan.baseline_url is not None:
+        urls["baseline"] = plan.baseline_url
+    met = {side: meet_server(plan, url, payloads) for side, url in urls.items()}
+    record = RunRecord(
+        plan=plan,
+        started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        machine=_machine(),
+        servers={side: facts for side, (facts, _) in met.items()},
+        blocks=draw_blocks(plan),
+    )
+    write_record(run_dir, record)
+    say("starting Locust")
+    with Crew(run_dir, Path(plan.data.path), golden, plan.workers) as crew:
+        _Traffic(crew, run_dir, record, {side: form for side, (_, form) in met.items()}, say).drive()
+
+
+@dataclass
+class _Traffic:
+    """The blocks of one run, and its record as it grows."""
+
+    crew: Crew
+    run_dir: Path
+    record: RunRecord
+    forms: Mapping[Side, Sequence[OutputForm]]
+    say: Progress
+    current: Block | None = None
+    _first_start: float | None = None
+    _owing: set[int] = field(default_factory=set)  # workers with a block under way
+    _heard: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def drive(self) -> None:
+        """Run every block; a lost worker ends the run, which its record then says."""
+        try:
+            lost = self._await("ready", _START_SECONDS)
+            for block in self.record.blocks:
+                if not lost:
+                    lost = self._run_block(block)
+        except BaseException as reason:
+            if self.current is not None:
+                self._cut_short("interrupted" if isinstance(reason, KeyboardInterrupt) else f"ended by {reason!r}")
+            raise
+        if lost:
+            self._cut_short("; ".join(f"worker {index} was lost: {problem}" for index, problem in lost.items()))
+
+    def _run_block(self, block: Block) -> dict[int, str]:
+        """One block; returns the workers lost in it and how."""
+        plan = self.record.plan
+        self.crew.tell(prepare_order(block, self.forms[block.side]))
+        lost = self._await("prepared", WARM_UP * plan.timeout_s + _SLACK_SECONDS)
+        if lost:
+            return lost
+        at = time.monotonic() + _LEAD_SECONDS
+        self._first_start = self._first_start or at
+        self.current = block
+        starts = (*self.record.block_starts, at - self._first_start)
+        self._save(replace(self.record, block_starts=starts))
+        self._owing = set(range(plan.workers))
+        self.crew.tell(start_order(at))
+        return self._await("done", plan.block_seconds + plan.timeout_s + _SLACK_SECONDS)
+
+    def _await(self, wanted: str, seconds: float) -> dict[int, str]:
+        """Listen until every worker has reported ``wanted``; the workers that were lost instead, and how.
+
+        Raises:
+            Unavailable: a worker was lost before any traffic.
+        """
+        waiting = set(range(len(self.crew.workers)))
+        lost: dict[int, str] = {}
+        self._heard.clear()
+        for index, event in self.crew.events(seconds):
+            if event["event"] == "progress":
+                self._heard[index] = event
+                self._say_progress(index)
+            elif event["event"] == wanted:
+                waiting.discard(index)
+                self._take_books(index, event)
+            elif event["event"] == "lost":
+                lost[index] = self.crew.workers[index].obituary()
+                waiting.discard(index)
+            if lost or not waiting:
+                break
+        lost.update((index, f"no answer for {seconds:.0f} s") for index in waiting if not lost)
+        if not lost:
+            return lost
+        if self.current is None:
+            index, problem = next(iter(lost.items()))
+            raise Unavailable(
+                f"Locust's worker {index} ended before any traffic",
+                found=problem,
+                mend=f"its whole output: {self.crew.workers[index].log}",
+            )
+        for index, problem in lost.items():
+            self._owing.discard(index)
+            self._enter_lost(self.current, index, problem)
+        return lost
+
+    def _cut_short(self, reason: str) -> None:
+        """Let the workers settle what is under way, and keep what they counted."""
+        self._save(replace(self.record, interrupted=reason))
+        self.crew.tell(STOP)
+        for index, event in self.crew.events(_STOP_SECONDS) if self._owing else ():
+            self._take_books(index, event)
+            if not self._owing:
+                break
+
+    def _take_books(self, index: int, event: Mapping[str, Any]) -> None:
+        if event["event"] == "done":
+            self._enter(WorkerBooks(**event["books"]))
+        if event["event"] in ("done", "lost"):
+            self._owing.discard(index)
+
+    def _enter_lost(self, block: Block, index: int, problem: str) -> None:
+        plan = self.record.plan
+        due = arrival_offsets(plan.arrivals, plan.rate, plan.block_seconds, block.seed, index, plan.workers)
+        self._enter(WorkerBooks(block.index, index, len(due), {}, problem=problem))
+
+    def _enter(self, books: WorkerBooks) -> None:
+        self._save(replace(self.record, books=(*self.record.books, books)))
+
+    def _save(self, record: RunRecord) -> None:
+        self.record = record
+        write_record(self.run_dir, record)
+
+    def _say_progress(self, index: int) -> None:
+        if self.current is None or index != min(self._heard):
+            return
+        settled: Counter[str] = Counter()
+        for event in self._heard.values():
+            settled.update(event["outcomes"])
+        due = sum(event["due"] for event in self._heard.values())
+        ok = settled["OK"]
+        place = f"block {self.current.index + 1} of {len(self.record.blocks)}, {self.current.side}: "
+        place = place if len(self.record.blocks) > 1 else ""
+        self.say(f"{place}{due:,} due, {ok:,} ok, {settled.total() - ok:,} not")
+
+
+def _planned_payloads(plan: Plan) -> Payloads:
+    payloads = read_payloads(Path(plan.data.path), plan.data.text_column, plan.data.pair_column)
+    if payloads.source.digest != plan.data.digest:
+        raise InvalidInput(
+            f"data file {plan.data.path}", found=f"SHA-256 {payloads.source.digest}", wanted=plan.data.digest
+        )
+    return payloads
+
+
+def _claim(run_dir: Path) -> Path:
+    try:
+        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise InvalidInput(f"run folder {run_dir}", found="something there", wanted="a new or an empty folder")
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreFailed(f"run folder {run_dir}", found=error, mend="give a --run-dir that can be written") from error
+    return run_dir.resolve()
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "system": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("nlpdeploy", "locust", "gevent", "grpcio")},
+        "warm_up": f"{WARM_UP} requests a worker before each block",
+    }

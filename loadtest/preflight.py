@@ -1,0 +1,69 @@
+"""Before any traffic: is there a server, has it the model, does it take these texts, how does its answer look?"""
+
+from __future__ import annotations
+
+import time
+
+from ..bundle.errors import DeadlineExceeded, EngineFailed, InvalidInput, NlpdeployError
+from ..wire.tensors import InferResponse
+from .answers import OutputForm, answer_form
+from .client import Client, open_client
+from .payloads import Payloads
+from .plan import Plan
+from .samples import Outcome, ServerFacts
+
+_TRIES = 3
+_PATIENCE = 10.0  # seconds for a first answer, which may find cold caches
+
+
+def meet_server(plan: Plan, url: str, payloads: Payloads) -> tuple[ServerFacts, tuple[OutputForm, ...]]:
+    """Ask a server for the model's metadata and one answer.
+
+    Raises:
+        NotFound: the server has no such model.
+        Unavailable: no server there.
+        InvalidInput: the model doesn't take the data's texts.
+        EngineFailed, DeadlineExceeded: it doesn't answer a first request.
+    """
+    client = open_client(url, plan.model, plan.version)
+    try:
+        names = {spec.name for spec in client.metadata(_PATIENCE).inputs}
+        sent = {"text", "text_pair"} if payloads.pairs else {"text"}
+        if not sent <= names:
+            raise InvalidInput(
+                f"inputs of {plan.model} at {url}",
+                found=", ".join(sorted(names)),
+                wanted=" and ".join(sorted(sent)),
+                mend="name both columns of a pair task with --text-column and --pair-column",
+            )
+        pair = payloads.pairs[0] if payloads.pairs else None
+        response, form = first_answer(client, client.encode(payloads.texts[0], pair))
+    finally:
+        client.close()
+    digest, engine = (response.parameters.get(name) for name in ("bundle_digest", "engine"))
+    return ServerFacts(url, None if digest is None else str(digest), None if engine is None else str(engine)), form
+
+
+def first_answer(client: Client, request: bytes) -> tuple[InferResponse, tuple[OutputForm, ...]]:
+    """An answer and its form; a server that fails now and then gets some tries.
+
+    Raises:
+        EngineFailed: no try was answered as the protocol wants it.
+        DeadlineExceeded: none in time.
+    """
+    failure: NlpdeployError = EngineFailed("the server's first answer")
+    for _ in range(_TRIES):
+        reply = client.send(request, time.monotonic() + _PATIENCE)
+        if reply.outcome is Outcome.TIMEOUT:
+            failure = DeadlineExceeded(
+                "the server's first answer", found=reply.detail, wanted=f"within {_PATIENCE:g} s"
+            )
+        elif reply.outcome is not Outcome.OK:
+            failure = EngineFailed("the server's first answer", found=f"status {reply.status}: {reply.detail}")
+        else:
+            try:
+                response = client.read(reply.body)
+                return response, answer_form(response)
+            except NlpdeployError as error:
+                failure = EngineFailed(error.line())
+    raise failure

@@ -1,0 +1,121 @@
+"""A Locust process that the driver started: obeys its orders, block by block. In Locust's child processes only."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent.fileobject import FileObjectPosix
+from gevent.queue import Queue
+
+from .answers import AnswerCheck, read_expected
+from .arrivals import arrival_offsets, payload_rows
+from .client import Client, open_client
+from .generator import Generator, Load, Settled
+from .orders import WARM_UP, Assignment, line, read_block
+from .payloads import read_payloads
+from .plan import Block
+from .samples import SampleLog, read_record
+
+_PROGRESS_SECONDS = 1.0
+
+
+class Link:
+    """The process's end of the pipes to the driver."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+        self.orders: Queue[dict[str, Any]] = Queue()
+        self._block: gevent.Greenlet | None = None
+        gevent.spawn(self._listen)
+
+    def report(self, **event: Any) -> None:
+        """Tell the driver."""
+        os.write(self.assignment.events, line(event))
+
+    def run(self, send: Callable[[], None]) -> None:
+        """Run a block so that the order to stop can end it; returns when it is over, raises what it raised."""
+        self._block = gevent.spawn(send)
+        self._block.get()
+
+    def _listen(self) -> None:
+        with FileObjectPosix(self.assignment.orders, "rb") as pipe:
+            for text in pipe:
+                order = json.loads(text)
+                if order["order"] != "stop":
+                    self.orders.put(order)
+                elif self._block is not None:
+                    self._block.kill(block=False)
+        os.kill(os.getpid(), signal.SIGTERM)  # the driver is gone: Locust ends in its own orderly way
+
+
+class Worker:
+    """Sends this process's share of every block."""
+
+    def __init__(self, link: Link, sink: Callable[[Settled], None]) -> None:
+        assignment = link.assignment
+        self._link, self._sink, self._index = link, sink, assignment.worker
+        self._run_dir = Path(assignment.run_dir)
+        self._plan = read_record(self._run_dir).plan
+        data = self._plan.data
+        # Plain text has no columns to choose from, and takes no pairs.
+        self._payloads = read_payloads(Path(assignment.data), data.text_column, data.pair_column)
+        self._expected = read_expected(Path(assignment.golden), data.rows) if assignment.golden else ()
+        self._clients: dict[str, Client] = {}
+        self._requests: dict[tuple[str, int], bytes] = {}
+
+    def obey(self) -> None:
+        """Take orders for ever; Locust's end ends it."""
+        self._link.report(event="ready")
+        while True:
+            order = self._link.orders.get()
+            block, form = read_block(order)
+            client, load = self._prepare(block)
+            with SampleLog(self._run_dir, block, self._index) as log:
+
+                def settle(request: Settled, log: SampleLog = log) -> None:
+                    log.append(*request[:6])
+                    self._sink(request)
+
+                generator = Generator(client, AnswerCheck(form, self._expected), settle)
+                generator.warm_up(load, WARM_UP)
+                # What stands by now stays; later collections look at the few new objects and are short.
+                gc.collect()
+                gc.freeze()
+                self._link.report(event="prepared", block=block.index)
+                at = self._link.orders.get()["at"]
+                progress = gevent.spawn(self._report_progress, generator)
+                try:
+                    self._link.run(functools.partial(generator.run, load, at))
+                finally:
+                    progress.kill(block=False)
+            self._link.report(event="done", books=asdict(generator.books(block.index, self._index)))
+
+    def _prepare(self, block: Block) -> tuple[Client, Load]:
+        plan = self._plan
+        url = plan.baseline_url if block.side == "baseline" and plan.baseline_url else plan.url
+        if url not in self._clients:
+            self._clients[url] = open_client(url, plan.model, plan.version)
+        client = self._clients[url]
+        offsets = arrival_offsets(plan.arrivals, plan.rate, plan.block_seconds, block.seed, self._index, plan.workers)
+        rows = payload_rows(plan.data.rows, len(offsets), block.seed, self._index)
+        for row in set(rows.tolist()):
+            if (url, row) not in self._requests:
+                pair = self._payloads.pairs[row] if self._payloads.pairs else None
+                self._requests[url, row] = client.encode(self._payloads.texts[row], pair)
+        requests = {row: self._requests[url, row] for row in set(rows.tolist())}
+        share, extra = divmod(plan.max_in_flight, plan.workers)
+        return client, Load(offsets, rows, requests, plan.timeout_s, share + (self._index < extra))
+
+    def _report_progress(self, generator: Generator) -> None:
+        while True:
+            gevent.sleep(_PROGRESS_SECONDS)
+            self._link.report(event="progress", due=generator.due, outcomes=dict(generator.outcomes))
