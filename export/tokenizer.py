@@ -105,7 +105,12 @@ def _load(folder: Path, config: Any) -> Any:
     except ImportError as error:
         raise Unsupported(f"tokenizer of {folder} needs a package to be converted ({_line(error)})") from None
     except Exception as error:  # noqa: BLE001  (each tokenizer class fails in its own way)
-        raise InvalidInput(f"tokenizer of {folder} can't be read ({_line(error)})") from None
+        # Of a damaged or unreadable SentencePiece model Transformers says that it needs a package for another format.
+        model = any(path.suffix == ".model" for path in folder.iterdir()) and not (folder / "tokenizer.json").is_file()
+        raise InvalidInput(
+            f"tokenizer of {folder} can't be read ({_line(error)})",
+            mend="check that its .model file is whole, or save the tokenizer with a tokenizer.json" if model else None,
+        ) from None
     if not getattr(original, "is_fast", False):
         raise Unsupported(
             f"tokenizer of {folder}", found=type(original).__name__, wanted="one that has a tokenizer.json"

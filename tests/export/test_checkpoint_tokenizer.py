@@ -94,6 +94,26 @@ class TestTokenizers:
         for text in sample_sentences()[:40]:
             assert ours.encode(text).ids == tokenizer(text)["input_ids"]
 
+    def test_a_sentencepiece_model_is_converted(self, tmp_path):
+        import sentencepiece
+
+        folder = const_head(tmp_path / "model", [0.0, 1.0], model_type="xlm-roberta", vocab_size=900)
+        (folder / "tokenizer.json").unlink()
+        lines = tmp_path / "lines.txt"
+        lines.write_text("\n".join(sample_sentences()), encoding="utf-8")
+        stem = folder / "sentencepiece.bpe"
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(lines), model_prefix=str(stem), vocab_size=700, hard_vocab_limit=False, minloglevel=2
+        )
+        pieces = sentencepiece.SentencePieceProcessor(f"{stem}.model")
+        ours = saved_tokenizer(read_checkpoint(folder))
+        for text in sample_sentences()[:40]:
+            assert ours.encode(text).tokens[1:-1] == pieces.encode(text, out_type=str)
+
+        (folder / "sentencepiece.bpe.model").write_bytes(b"\x00junk")
+        with pytest.raises(InvalidInput, match=r"\.model file is whole"):
+            read_checkpoint(folder)
+
     def test_segments_are_zero_where_the_tokenizer_makes_none(self, tmp_path):
         tokenizer = tiny_tokenizer("bert", model_input_names=["input_ids", "attention_mask"])
         folder = random_classifier(tmp_path, tokenizer=tokenizer, type_vocab_size=2)
