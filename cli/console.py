@@ -57,7 +57,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index in left else "right", overflow="fold")
     for row in rows:

@@ -8,7 +8,7 @@ from typing import Any
 from ..bundle.manifest import EngineEntry, Manifest
 from . import console
 
-HEADINGS = "engine,precision,size,max error,agree,accuracy,p50 ms,p95 ms,speed-up,state".split(",")
+HEADINGS = "engine,precision,size,max err,agree,accuracy,p50 ms,p95 ms,speed-up,state".split(",")
 REFERENCE = "torch-fp32"
 
 
