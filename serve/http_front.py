@@ -1,0 +1,205 @@
+"""The HTTP front: addresses of the protocol and of the plain ``predict``, adapted to the data plane."""
+
+from __future__ import annotations
+
+import math
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import unquote_to_bytes
+
+from ..bundle.errors import InvalidInput, NotFound, TooLarge, Unsupported
+from ..wire import codec_json
+from ..wire.codec_json import HEADER_LENGTH
+from ..wire.json_text import dump_json, parse_json
+from ..wire.tensors import Parameter
+from ..wire.timing import SERVER_TIMING, server_timing
+from .http_connection import HttpLimits
+from .http_messages import JSON, Request, Response, error_response
+from .http_server import HttpServer
+from .plane import DataPlane
+
+TIMEOUT_HEADER = "x-request-timeout-ms"
+"""Milliseconds that a client will wait, as a gRPC deadline: after them the work is not done and the answer is 504."""
+
+_BINARY = "application/octet-stream"
+
+Route = Callable[[Request, str, str], Awaitable[Response]]
+
+
+class HttpFront:
+    """Open Inference Protocol v2 over HTTP/1.1, with its binary tensors, and ``POST /v2/models/M/predict``.
+
+    Stage times are in the header ``server-timing``; errors are ``{"error": "…"}`` with the header ``error-kind`` and,
+    where trying again helps, ``retry-after``. Bodies may be gzip or deflate.
+
+    Args:
+        plane: what answers.
+        host: address to listen on.
+        port: 0 for a free one.
+        max_message_bytes: largest body, before and after decompression; above it 413.
+        limits: the other limits of the connections.
+    """
+
+    def __init__(
+        self,
+        plane: DataPlane,
+        host: str = "127.0.0.1",
+        port: int = 8000,
+        *,
+        max_message_bytes: int = 32 * 1024 * 1024,
+        limits: HttpLimits | None = None,
+    ) -> None:
+        self._plane = plane
+        self._max_bytes = max_message_bytes
+        self._server = HttpServer(self._handle, host, port, limits or HttpLimits(body=max_message_bytes))
+        self._whole: dict[tuple[str, ...], tuple[str, Route]] = {
+            ("v2",): ("GET", self._server_metadata),
+            ("v2", "health", "live"): ("GET", self._live),
+            ("v2", "health", "ready"): ("GET", self._ready),
+            ("metrics",): ("GET", self._metrics),
+        }
+        self._of_model: dict[str, tuple[str, Route]] = {
+            "": ("GET", self._model_metadata),
+            "ready": ("GET", self._model_ready),
+            "infer": ("POST", self._infer),
+            "predict": ("POST", self._predict),
+        }
+
+    async def start(self) -> int:
+        """Listen; returns the port.
+
+        Raises:
+            InvalidInput: the address can't be listened on.
+        """
+        return await self._server.start()
+
+    async def drain(self) -> None:
+        """Close each connection with its next answer; requests are still answered."""
+        await self._server.drain()
+
+    async def stop(self, grace: float) -> None:
+        """Take no more connections, give running requests ``grace`` seconds, then cut them."""
+        await self._server.stop(grace)
+
+    async def _handle(self, request: Request) -> Response:
+        (method, route), model, version = self._find(request.target)
+        if request.method != method and not (request.method == "HEAD" and method == "GET"):
+            wanted = "GET, HEAD" if method == "GET" else method
+            return error_response(405, f"{request.method} is not served here; wanted {wanted}", [("allow", wanted)])
+        return await route(request, model, version)
+
+    def _find(self, target: str) -> tuple[tuple[str, Route], str, str]:
+        """Method and handler of an address, with model and version where it names them.
+
+        Raises:
+            NotFound: no such address.
+        """
+        path = target.partition("?")[0]
+        try:
+            parts = tuple(unquote_to_bytes(part).decode() for part in path.strip("/").split("/"))
+        except UnicodeDecodeError:
+            raise NotFound("address", found=path, wanted="percent-encoded UTF-8") from None
+        if parts in self._whole:
+            return self._whole[parts], "", ""
+        if parts[:2] == ("v2", "models") and len(parts) > 2:
+            model, rest, version = parts[2], parts[3:], ""
+            if rest[:1] == ("versions",) and len(rest) > 1:
+                version, rest = rest[1], rest[2:]
+            call = rest[0] if rest else ""
+            if model and len(rest) < 2 and call in self._of_model:
+                return self._of_model[call], model, version
+        raise NotFound(f"nothing is served at {path}")
+
+    # -- the whole server ---------------------------------------------------------------------------------------------
+
+    async def _server_metadata(self, request: Request, model: str, version: str) -> Response:
+        return Response(200, codec_json.encode_server_metadata(self._plane.server_metadata()))
+
+    async def _live(self, request: Request, model: str, version: str) -> Response:
+        live = self._plane.live()
+        return Response(200 if live else 503, dump_json({"live": live}))
+
+    async def _ready(self, request: Request, model: str, version: str) -> Response:
+        ready = self._plane.ready()
+        return Response(200 if ready else 503, dump_json({"ready": ready}))
+
+    async def _metrics(self, request: Request, model: str, version: str) -> Response:
+        metrics = self._plane.metrics
+        return Response(200, metrics.render(), metrics.content_type)
+
+    # -- a model ------------------------------------------------------------------------------------------------------
+
+    async def _model_metadata(self, request: Request, model: str, version: str) -> Response:
+        return Response(200, codec_json.encode_model_metadata(self._plane.model_metadata(model, version)))
+
+    async def _model_ready(self, request: Request, model: str, version: str) -> Response:
+        ready = self._plane.model_ready(model, version)
+        return Response(200 if ready else 503, dump_json({"name": model, "ready": ready}))
+
+    async def _infer(self, request: Request, model: str, version: str) -> Response:
+        deadline = _deadline(request)
+        header_length = codec_json.read_header_length(request.headers.get(HEADER_LENGTH.lower()))
+        content = self._content(request)
+        question, form = codec_json.decode_request(content, header_length, model=model, version=version)
+        inference = await self._plane.infer(question, deadline=deadline)
+        body = codec_json.encode_response(inference.response, form)
+        timing = (SERVER_TIMING, server_timing(inference.stages))
+        if body.header_length is None:
+            return Response(200, body.content, JSON, [timing])
+        return Response(200, body.content, _BINARY, [timing, (HEADER_LENGTH, str(body.header_length))])
+
+    async def _predict(self, request: Request, model: str, version: str) -> Response:
+        deadline = _deadline(request)
+        body = parse_json(self._content(request))
+        prediction = await self._plane.predict(model, version, body, deadline=deadline)
+        timing = (SERVER_TIMING, server_timing(prediction.stages))
+        return Response(200, dump_json(prediction.answer), JSON, [timing, *_as_headers(prediction.parameters)])
+
+    def _content(self, request: Request) -> bytes:
+        """The body, decompressed.
+
+        Raises:
+            Unsupported: another coding than gzip and deflate.
+            InvalidInput: bytes that don't follow the coding.
+            TooLarge: more than the limit.
+        """
+        coding = request.headers.get("content-encoding", "identity").lower()
+        if coding == "identity":
+            return request.body
+        if coding not in ("gzip", "deflate"):
+            raise Unsupported("content-encoding", found=coding, wanted="gzip or deflate")
+        # 32 reads the header and tells gzip and zlib apart.
+        decompressor = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
+        try:
+            content = decompressor.decompress(request.body, self._max_bytes + 1)
+        except zlib.error:
+            raise InvalidInput("body", found=f"bytes that are no {coding}", wanted=coding) from None
+        if len(content) > self._max_bytes:
+            raise TooLarge("body after decompression", wanted=f"at most {self._max_bytes} bytes")
+        if not decompressor.eof or decompressor.unused_data:
+            raise InvalidInput("body", found=f"{coding} that is cut or followed by more", wanted="one whole stream")
+        return content
+
+
+def _deadline(request: Request) -> float | None:
+    """When the client's time is over, in seconds of ``time.monotonic``; None where it doesn't say.
+
+    Raises:
+        InvalidInput: no positive number of milliseconds.
+    """
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        milliseconds = float(text)
+    except ValueError:
+        milliseconds = math.nan
+    if not 0 < milliseconds < math.inf:
+        raise InvalidInput(TIMEOUT_HEADER, found=text, wanted="a positive number of milliseconds")
+    return time.monotonic() + milliseconds / 1000
+
+
+def _as_headers(parameters: Mapping[str, Parameter]) -> list[tuple[str, str]]:
+    """What an answer's parameters say, where its body has no place for them: ``x-bundle-digest`` and so on."""
+    return [(f"x-{name.replace('_', '-')}", str(value)) for name, value in parameters.items()]
