@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..bundle.errors import InvalidInput
 from ..runtime.predictor import Predictor
 from .models import load_models
 from .plane import DataPlane
@@ -154,17 +153,13 @@ async def _start_fronts(settings: Settings, plane: DataPlane, fronts: dict[str, 
     from .http_front import HttpFront
 
     host, limit = settings.host, settings.max_message_bytes
+    made: dict[str, Front] = {
+        "grpc": GrpcFront(plane, host, settings.grpc_port, max_message_bytes=limit),
+        "http": HttpFront(plane, host, settings.http_port, max_message_bytes=limit),
+    }
     ports = {}
-    made: list[tuple[str, int, Front]] = [
-        ("grpc", settings.grpc_port, GrpcFront(plane, host, settings.grpc_port, max_message_bytes=limit)),
-        ("http", settings.http_port, HttpFront(plane, host, settings.http_port, max_message_bytes=limit)),
-    ]
-    for name, port, front in made:
-        try:
-            ports[name] = await front.start()
-        except (OSError, RuntimeError) as error:
-            mend = f"choose another with --{name}-port, 0 for any"
-            raise InvalidInput(f"{name} on {host}:{port} can't listen ({error})", mend=mend) from error
+    for name, front in made.items():
+        ports[name] = await front.start()
         fronts[name] = front
         log.info("%s on %s:%d, messages up to %d bytes", name, host, ports[name], limit)
     return ports

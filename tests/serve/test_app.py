@@ -141,8 +141,8 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
         with server_process(folder=tmp_path, http_port=port) as server:
             status, said = server.wait()
     assert status == 2
-    assert f"http on 127.0.0.1:{port} can't listen" in said
-    assert "choose another with --http-port" in said
+    assert f"can't listen on 127.0.0.1:{port}" in said
+    assert "--http-port" in said
     assert "Traceback" not in said
 
 
