@@ -208,8 +208,9 @@ def _noise(reference: Engine, rows: Sequence[Row], want: Floats, model: ModelSpe
 
 
 def _difference(one: Floats, other: Floats) -> float:
-    worst = float(np.abs(one - other).max())
-    return worst if math.isfinite(worst) else math.inf
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return math.inf
+    return float(np.abs(one - other).max())
 
 
 def _key(row: Row) -> bytes:

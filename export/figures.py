@@ -107,12 +107,14 @@ def _svg(figure: Any, name: str) -> str:
     import matplotlib as mpl
 
     buffer = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.family": "sans-serif", "font.size": 9.5}):
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # inline in HTML they are implied
     svg = svg.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
-    svg = re.sub(r"font:[^;\"]*", "font: 9.5px var(--sans)", svg) if "font:" in svg else svg
+    svg = re.sub(r'font-family: [^;"]*', "font-family: var(--sans)", svg)
+    svg = re.sub(r'font: ([\d.]+px) [^;"]*', r"font: \1 var(--sans)", svg)
     # Several figures share one page: ids must not.
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\1{name}-", svg)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -53,7 +55,7 @@ def list_flips(got: Floats, want: Floats, model: ModelSpec) -> tuple[Flip, ...]:
             reference=_decision(want[row], model),
             engine=_decision(got[row], model),
             margin=float(margins[row]),
-            error=float(np.abs(got[row] - want[row]).max()),
+            error=float(np.abs(got[row] - want[row]).max()) if np.isfinite(got[row]).all() else math.inf,
         )
         for row in order[:MOST_LISTED]
     )
