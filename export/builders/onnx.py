@@ -19,6 +19,8 @@ from .files import engine_folder, size_bytes
 RUNTIME = "onnxruntime"
 INT8_CLASSES = ("avx512_vnni", "avx_vnni", "avx512f", "avx2", "i8mm", "asimd")
 """Instruction sets that choose ONNX Runtime's int8 kernels, the best first."""
+EXACT_CLASSES = ("avx512_vnni", "avx_vnni", "i8mm", "asimd")
+"""Those whose products of uint8 and int8 can't overflow."""
 
 
 @dataclass(frozen=True)
@@ -63,20 +65,22 @@ class OnnxInt8:
 
         _require_whole(graph, self.id)
         file = engine_folder(bundle, self.id) / "model.onnx"
+        flags = instruction_sets()
+        isa = next((name for name in INT8_CLASSES if name in flags), "any")
+        largest = int8.FULL_RANGE if isa in EXACT_CLASSES else int8.REDUCED_RANGE
         try:
-            products = int8.quantise(graph.fused, file, layers=graph.layers, hidden_size=graph.hidden_size)
+            products = int8.quantise(
+                graph.fused, file, layers=graph.layers, hidden_size=graph.hidden_size, largest=largest
+            )
         except NlpdeployError:
             raise
         except Exception as error:  # noqa: BLE001 - protobuf, numpy and onnx raise kinds of their own
             raise EngineFailed(f"engine {self.id} can't be built", found=f"{type(error).__name__}: {error}") from None
         options: dict[str, Option] = {
-            "weights": f"int8, symmetric, a scale for every {int8.BLOCK} values of each output channel",
-            "activations": f"int8, dynamic, a scale for every {int8.BLOCK} values of each token",
+            "weights": f"int8 up to {largest}, symmetric, a scale for each output channel",
+            "activations": "int8, dynamic, a scale for each token",
             "quantised": f"{products} matrix products; embeddings and head stay fp32",
-            "block_size": int8.BLOCK,
         }
-        flags = instruction_sets()
-        isa = next((name for name in INT8_CLASSES if name in flags), "any")
         return _entry(self.id, self.precision, graph, bundle, file, options, {"isa": isa})
 
 

@@ -1,9 +1,13 @@
-"""Weights of matrix products to int8, activations to int8 on the fly: ONNX Runtime's ``MatMulNBits`` with 8 bits.
+"""Matrix products in int8: a fixed scale for each output channel of the weights, a fresh one for each token.
 
-Weights get one scale for every 32 values of each output channel. Activations are quantised while running, with a scale
-of their own for every 32 values of every token, so that neither the other texts of a batch nor its padding can change a
-text's answer, as one scale for the whole tensor does. Embeddings, the head and everything that is no matrix product
-stay fp32.
+The usual dynamic scheme takes one scale for the whole activation tensor, so that the other texts of a batch and its
+padding change a text's answer. Here each token is scaled by its own largest value; no neighbour has a say, and the
+products run on the same int8 kernels:
+
+    scale[t] = max |x[t]| / 127
+    y[t, c]  = scale[t] * weight_scale[c] * sum over k of round(x[t, k] / scale[t]) * weight[k, c]
+
+Embeddings, the head and everything that is no matrix product stay fp32.
 """
 
 from __future__ import annotations
@@ -18,16 +22,22 @@ from ...bundle.errors import EngineFailed
 from .attention import DOMAIN, split_attention
 from .files import save_model
 
-BLOCK = 32
-BITS = 8
-ZERO = 1 << (BITS - 1)
-INT8_ACTIVATIONS = 4
-"""``accuracy_level`` of MatMulNBits: compute in int8 where the CPU has the instructions."""
 PRODUCTS_PER_LAYER = 4
 """Queries, keys and values together; attention's output; both of the feed-forward pair."""
+FULL_RANGE, REDUCED_RANGE = 127, 63
+"""Largest quantised weight. Without VNNI, x86 adds two products in 16 bits, which 255 * 127 * 2 overflows."""
+_LEVELS = 127
+_ZERO = 128
+_CONSTANTS: dict[str, npt.NDArray[np.generic]] = {
+    "int8_per_level": np.array(1 / _LEVELS, np.float32),
+    "int8_tiny": np.array(1e-12, np.float32),  # a token of zeros has no scale
+    "int8_rounding": np.array(_ZERO + 0.5, np.float32),  # a cast to uint8 cuts off
+    "int8_zero": np.array(_ZERO, np.uint8),
+    "int8_one": np.array(1, np.float32),
+}
 
 
-def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int) -> int:
+def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, largest: int = FULL_RANGE) -> int:
     """Quantise a fused graph.
 
     Args:
@@ -35,6 +45,7 @@ def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int) -> int
         target: where the int8 graph goes.
         layers: transformer layers.
         hidden_size: width of the residual stream.
+        largest: largest quantised weight, ``FULL_RANGE`` or ``REDUCED_RANGE``.
 
     Returns:
         How many matrix products are quantised.
@@ -45,62 +56,65 @@ def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int) -> int
     import onnx
 
     model = split_attention(onnx.load(str(fused)), hidden_size)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    quantised = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in weights]
-    if len(quantised) < PRODUCTS_PER_LAYER * layers:
-        wanted = f"at least {PRODUCTS_PER_LAYER * layers}"
-        raise EngineFailed("matrix products found for int8", found=len(quantised), wanted=wanted)
-    for node in quantised:
-        _quantise_node(node, weights[node.input[1]], model)
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    if not any(item.domain == DOMAIN for item in model.opset_import):
-        model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, 1))
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes: list[Any] = []
+    products = 0
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in weights:
+            nodes += _product(node, weights[node.input[1]], graph, largest)
+            products += 1
+        else:
+            nodes.append(node)
+    if products < PRODUCTS_PER_LAYER * layers:
+        raise EngineFailed("matrix products for int8", found=products, wanted=f"{PRODUCTS_PER_LAYER * layers} or more")
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items())
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
     save_model(model, target)
-    return len(quantised)
+    return products
 
 
-def _quantise_node(node: Any, weight: Any, model: Any) -> None:
-    from onnx import helper, numpy_helper
+def _product(node: Any, weight: Any, graph: Any, largest: int) -> list[Any]:
+    """The nodes that take the place of one MatMul."""
+    from onnx import TensorProto, helper, numpy_helper
 
-    matrix = numpy_helper.to_array(weight)
-    packed, scales = quantise_blocks(matrix)
-    names = [f"{weight.name}_int8", f"{weight.name}_scales"]
-    tensors = [numpy_helper.from_array(packed, names[0]), numpy_helper.from_array(scales, names[1])]
-    model.graph.initializer.extend(tensors)
-    replacement = helper.make_node(
-        "MatMulNBits",
-        [node.input[0], *names],
-        list(node.output),
-        node.name,
-        domain=DOMAIN,
-        K=matrix.shape[0],
-        N=matrix.shape[1],
-        bits=BITS,
-        block_size=BLOCK,
-        accuracy_level=INT8_ACTIVATIONS,
-    )
-    node.CopyFrom(replacement)
+    quantised, scales = quantise_channels(numpy_helper.to_array(weight), largest)
+    weight_name, scale_name = f"{weight.name}_int8", f"{weight.name}_scale"
+    graph.initializer.append(numpy_helper.from_array(quantised, weight_name))
+    graph.initializer.append(numpy_helper.from_array(scales, scale_name))
+    states, result = node.input[0], node.output[0]
+    step = [f"{result}_{word}" for word in ("abs", "max", "raw", "scale", "levels", "shifted", "int8", "product")]
+    size, peak, raw, scale, levels, shifted, whole, product = step
+    operands = [whole, weight_name, "int8_one", scale_name, "int8_zero"]
+    return [
+        helper.make_node("Abs", [states], [size]),
+        helper.make_node("ReduceMax", [size], [peak], axes=[-1], keepdims=1),
+        helper.make_node("Mul", [peak, "int8_per_level"], [raw]),
+        helper.make_node("Add", [raw, "int8_tiny"], [scale]),
+        helper.make_node("Div", [states, scale], [levels]),
+        helper.make_node("Add", [levels, "int8_rounding"], [shifted]),
+        helper.make_node("Cast", [shifted], [whole], to=TensorProto.UINT8),
+        helper.make_node("MatMulIntegerToFloat", operands, [product], f"{node.name}_int8", domain=DOMAIN),
+        helper.make_node("Mul", [product, scale], [result]),
+    ]
 
 
-def quantise_blocks(matrix: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Symmetric blocks along the inner dimension, as ``MatMulNBits`` wants them.
+def quantise_channels(
+    matrix: npt.NDArray[np.float32], largest: int
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
+    """Symmetric int8 with a scale for each output channel.
 
     Args:
-        matrix: float32 [inner, outer].
+        matrix: float32 [inner, channels].
+        largest: largest quantised value.
 
     Returns:
-        ``packed`` uint8 [outer, blocks, 32] and ``scales`` float32 [outer, blocks]; a weight is
-        (packed - 128) * scale. The last block is filled with zeros.
+        int8 [inner, channels] and float32 [channels]; a weight is their product.
     """
-    inner, outer = matrix.shape
-    blocks = -(-inner // BLOCK)
-    padded = np.zeros((blocks * BLOCK, outer), dtype=np.float32)
-    padded[:inner] = matrix
-    values = padded.T.reshape(outer, blocks, BLOCK)
-    scales = np.abs(values).max(axis=2) / (ZERO - 1)
-    safe = np.where(scales > 0, scales, 1)[..., None]  # a block of zeros has no scale
-    packed = np.rint(values / safe) + ZERO
-    return packed.astype(np.uint8), scales.astype(np.float32)
+    scales = np.maximum(np.abs(matrix).max(axis=0) / largest, np.finfo(np.float32).tiny).astype(np.float32)
+    return np.rint(matrix / scales).astype(np.int8), scales
