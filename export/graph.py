@@ -85,7 +85,7 @@ def export_graph(module: torch.nn.Module, checkpoint: Checkpoint, folder: Path) 
         try:
             graph = _export_with(exporter, module, checkpoint, folder)
         except Exception as error:  # noqa: BLE001 - exporters raise whatever the model's own code trips over
-            failures.append(f"{exporter.name}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+            failures.append(f"{exporter.name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
             continue
         graphs.append(graph)
         if graph.fusion.whole:
