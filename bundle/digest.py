@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from .errors import CorruptBundle, NotFound
+from .errors import CorruptBundle, NotFound, StoreFailed
 from .manifest import MANIFEST_NAME, REPORT_NAME, Manifest
 
 UNHASHED = frozenset({MANIFEST_NAME, REPORT_NAME})
@@ -41,12 +41,15 @@ def read_manifest(folder: Path) -> Manifest:
         NotFound: no bundle there.
         CorruptBundle: the manifest was changed.
         Unsupported: written by a newer nlpdeploy.
+        StoreFailed: it can't be read.
     """
     path = folder / MANIFEST_NAME
     try:
         raw = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"no bundle in {folder}: {MANIFEST_NAME} is missing") from None
+    except OSError as error:
+        raise _unreadable(folder, error) from error
     return Manifest.from_bytes(raw)
 
 
@@ -54,13 +57,29 @@ def verified_manifest(folder: Path) -> Manifest:
     """The manifest, after every file of the bundle was compared with it. Call this before parsing any of them.
 
     Raises:
-        NotFound, CorruptBundle, Unsupported: as :func:`read_manifest`; extra, missing and changed files named apart.
+        NotFound, CorruptBundle, Unsupported, StoreFailed: as :func:`read_manifest`; extra, missing and changed files
+            named apart. A bundle that is deleted while it is read is not found, rather than corrupt.
     """
     manifest = read_manifest(folder)
+    try:
+        _compare(folder, manifest)
+    except (CorruptBundle, OSError) as error:
+        if not folder.exists():
+            raise NotFound(f"bundle {folder} was deleted while it was read") from None
+        if isinstance(error, OSError):
+            raise _unreadable(folder, error) from error
+        raise
+    return manifest
+
+
+def _compare(folder: Path, manifest: Manifest) -> None:
     found, listed = folder_digests(folder), manifest.files
     extra = tuple(sorted(found.keys() - listed.keys()))
     missing = tuple(sorted(listed.keys() - found.keys()))
     changed = tuple(path for path in sorted(found.keys() & listed.keys()) if found[path] != listed[path])
     if extra or missing or changed:
         raise CorruptBundle(f"bundle {folder} is not what was published", extra=extra, missing=missing, changed=changed)
-    return manifest
+
+
+def _unreadable(folder: Path, error: OSError) -> StoreFailed:
+    return StoreFailed(f"bundle {folder} can't be read: {error.strerror or error}", found=error.filename)

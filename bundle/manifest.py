@@ -190,7 +190,7 @@ class Manifest:
         try:
             plain = json.loads(raw)
             schema = plain["schema"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptBundle(f"{MANIFEST_NAME} is no manifest ({error})", changed=(MANIFEST_NAME,)) from None
         if not isinstance(schema, int) or schema > SCHEMA_VERSION:
             raise Unsupported(

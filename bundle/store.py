@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import errno
 import fcntl
 import json
 import os
@@ -29,6 +30,8 @@ from .errors import InvalidInput, NotFound, StoreFailed
 from .manifest import MANIFEST_NAME, Manifest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CURRENT_NAME = "current.json"
+OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,20 @@ class Store:
 
     def names(self) -> list[str]:
         """Names with at least one published version, sorted."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and self.versions(path.name)
-        )
+        with _store_errors(self.root):
+            if not self.root.is_dir():
+                return []
+            return sorted(
+                path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and self.versions(path.name)
+            )
 
     def versions(self, name: str) -> list[int]:
         """Published versions of a name, ascending; empty where there is none."""
         folder = self.root / check_name(name)
-        if not folder.is_dir():
-            return []
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and (p / MANIFEST_NAME).is_file())
+        with _store_errors(self.root):
+            if not folder.is_dir():
+                return []
+            return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and (p / MANIFEST_NAME).is_file())
 
     def resolve(self, spec: str) -> Reference:
         """Find ``name`` (the version that serves) or ``name:version`` (``name/version`` is understood too).
@@ -130,13 +135,15 @@ class Store:
         Raises:
             StoreFailed: current.json can't be read.
         """
-        path = self.root / check_name(name) / "current.json"
+        path = self.root / check_name(name) / CURRENT_NAME
         try:
-            plain = json.loads(path.read_text(encoding="utf-8"))
+            with _store_errors(self.root):
+                text = _text_or_none(path)
+            if text is None:
+                return None
+            plain = json.loads(text)
             history = tuple((int(v), str(when), str(why)) for v, when, why in plain["history"])
             return Current(int(plain["version"]), int(plain["newest"]), history)
-        except FileNotFoundError:
-            return None
         except (ValueError, KeyError, TypeError) as error:
             raise StoreFailed(
                 f"{path} is damaged ({error})", mend=f"`nlpdeploy models promote {name}:N` writes it anew"
@@ -163,7 +170,7 @@ class Store:
         Folders of makers that died are cleared first: their lock is free.
 
         Raises:
-            StoreFailed: the store can't be written.
+            StoreFailed: the store can't be written, or its file system is full while the maker writes.
         """
         check_name(name)
         with _store_errors(self.root):
@@ -173,6 +180,10 @@ class Store:
             staging = self._new_staging(base, name)
         try:
             yield staging
+        except OSError as error:
+            if error.errno not in OUT_OF_SPACE:
+                raise
+            raise StoreFailed(f"store {self.root}: {error.strerror}", found=error.filename) from error
         finally:
             staging.close()
 
@@ -188,12 +199,16 @@ class Store:
             why: goes into the history.
 
         Raises:
+            InvalidInput: the manifest's name is none.
+            CorruptBundle: a symbolic link was staged, or the manifest could not be read back.
             StoreFailed: no space or no permission; nothing is visible then.
         """
+        check_name(manifest.name)
         with _store_errors(self.root):
             files = folder_digests(staging.path)
-            sealed = dataclasses.replace(manifest, files=files).sealed()
-            _write_synced(staging.path / MANIFEST_NAME, sealed.to_bytes())
+            sealed = dataclasses.replace(manifest, files=files).sealed().to_bytes()
+            Manifest.from_bytes(sealed)
+            _write_synced(staging.path / MANIFEST_NAME, sealed)
             _sync_tree(staging.path)
             folder = self.root / manifest.name
             folder.mkdir(parents=True, exist_ok=True)
@@ -201,10 +216,13 @@ class Store:
                 current = self.current(manifest.name)
                 newest = max([*self.versions(manifest.name), current.newest if current else 0], default=0)
                 version = newest + 1
+                serving = version if promote or not current else current.version
+                # Written before anything is visible: after it, nothing needs space any more.
+                draft = self._draft_current(manifest.name, serving, why, version)
                 target = folder / str(version)
                 staging.path.rename(target)
+                draft.rename(folder / CURRENT_NAME)
                 _sync(folder)
-                self._write_current(manifest.name, version if promote or not current else current.version, why, version)
             return Reference(manifest.name, version, target)
 
     def promote(self, spec: str, *, why: str = "promoted") -> Reference:
@@ -246,6 +264,10 @@ class Store:
         if self.resolve(name).version == version and len(self.versions(name)) > 1:
             raise InvalidInput(f"delete {spec}", found="the version that serves", mend="promote another one first")
         with _store_errors(self.root), self._locked(reference.path.parent), self.staging(name) as grave:
+            current = self.current(name)
+            if current is None or current.newest < version:
+                # Its publisher died before it noted the number, which must not be given again.
+                self._write_current(name, self.resolve(name).version, "published")
             # One rename takes it away from readers; the slow removal happens out of their sight.
             reference.path.rename(grave.path / "deleted")
         return reference
@@ -288,8 +310,12 @@ class Store:
         finally:
             os.close(handle)
 
-    def _write_current(self, name: str, version: int, why: str, newest: int = 0) -> None:
+    def _write_current(self, name: str, version: int, why: str) -> None:
         folder = self.root / name
+        self._draft_current(name, version, why).rename(folder / CURRENT_NAME)
+        _sync(folder)
+
+    def _draft_current(self, name: str, version: int, why: str, newest: int = 0) -> Path:
         try:
             old = self.current(name)
         except StoreFailed:
@@ -300,10 +326,9 @@ class Store:
             history.append([version, now, why])
         highest = max(newest, old.newest if old else 0, *self.versions(name))
         plain = {"version": version, "newest": highest, "history": history}
-        draft = folder / ".current.json"
+        draft = self.root / name / f".{CURRENT_NAME}"
         _write_synced(draft, (json.dumps(plain, indent=2) + "\n").encode())
-        draft.rename(folder / "current.json")
-        _sync(folder)
+        return draft
 
 
 def check_name(name: str) -> str:
@@ -325,7 +350,7 @@ def split_spec(spec: str) -> tuple[str, int | None]:
         InvalidInput: not of that form.
     """
     name, separator, version = spec.replace("/", ":").partition(":")
-    if separator and not (version.isascii() and version.isdecimal() and int(version) > 0):
+    if separator and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
         raise InvalidInput(f"version in {spec!r}", found=repr(version), wanted="a whole number from 1")
     return check_name(name), int(version) if separator else None
 
@@ -341,6 +366,13 @@ def _store_errors(root: Path) -> Iterator[None]:
             else None
         )
         raise StoreFailed(f"store {root}: {error.strerror or error}", found=error.filename, mend=mend) from error
+
+
+def _text_or_none(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
 
 
 def _write_synced(path: Path, data: bytes) -> None:
