@@ -114,6 +114,7 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> boo
     try:
         ports = await _start_fronts(settings, plane, fronts)
         if await _load(settings, predictors, plane, signals):
+            await plane.warm()
             # What was loaded stays: the collector needn't walk through it while requests wait.
             gc.collect()
             gc.freeze()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,6 +90,15 @@ class DataPlane:
         served = ServedModel(predictor, version, self._capacity, self._encoders, self.metrics)
         self._models.add(served, chosen=chosen)
         return served
+
+    async def warm(self) -> None:
+        """Let every encoder thread make its copy of every tokenizer, which a first request would wait for."""
+        loop = asyncio.get_running_loop()
+        threads = self._capacity.encoder_threads
+        for served in self._models.all():
+            all_here = threading.Barrier(threads)  # a thread that waits for the others can't take a second turn
+            turns = [loop.run_in_executor(self._encoders, served.warm, all_here) for _ in range(threads)]
+            await asyncio.gather(*turns)
 
     def open(self) -> None:
         """All models are there: let requests in."""

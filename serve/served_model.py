@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from .worker import EngineWorker, Outcome
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+WARM_SECONDS = 60.0
+"""Longest wait of an encoder thread for the others at the start, when none of them has anything else to do."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,11 @@ class ServedModel:
         return ended
 
     # -- on encoder threads -------------------------------------------------------------------------------------------
+
+    def warm(self, all_here: threading.Barrier) -> None:
+        """Make this thread's copy of the tokenizer, once every encoder thread is at it."""
+        all_here.wait(timeout=WARM_SECONDS)
+        self.predictor.encoder.encode([""])
 
     def _encode(self, job: Job) -> None:
         if job.withdrawn:

@@ -537,6 +537,29 @@ def test_nothing_loaded_is_live_but_never_ready(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+class ThreadCounter(TextEncoder):
+    """A tokenizer that remembers which threads have used it."""
+
+    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> list[Row]:
+        self.threads: set[int] = {*getattr(self, "threads", ()), threading.get_ident()}
+        return super().encode(texts, pairs)
+
+
+def test_warming_reaches_every_encoder_thread(tmp_path: Path) -> None:
+    async def main() -> None:
+        predictor = tiny_predictor(tmp_path)
+        encoder = ThreadCounter(tmp_path / "tokenizer.json", 16)
+        predictor.encoder = encoder
+        plane = DataPlane(Capacity(encoder_threads=3))
+        plane.add(predictor)
+        await plane.warm()
+        assert len(encoder.threads) == 3
+        assert threading.get_ident() not in encoder.threads
+        assert plane.close()
+
+    asyncio.run(main())
+
+
 def test_versions_are_found_by_number_and_an_empty_one_is_the_chosen(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path) as plane:
