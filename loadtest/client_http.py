@@ -5,11 +5,13 @@ A full HTTP client spends more on a request than a small model does; here a send
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 
 import httptools
 
+from ..bundle.errors import InvalidInput
 from ..wire.codec_json import decode_model_metadata, decode_response, encode_request
 from ..wire.tensors import InferResponse, ModelMetadata
 from .client import Reply, infer_request, refused
@@ -75,7 +77,11 @@ class HttpClient:
 
     def read(self, body: bytes) -> InferResponse:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
-        return decode_response(body)
+        try:
+            return decode_response(body)
+        except InvalidInput as error:
+            said = _said(body)
+            raise InvalidInput("the answer", found=said or error.line(), wanted="outputs") from error
 
     def close(self) -> None:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
@@ -121,6 +127,15 @@ class _Answer:
     def on_message_complete(self) -> None:
         self.complete = True
         self.keep_alive = self.parser.should_keep_alive()
+
+
+def _said(body: bytes) -> str:
+    """What a server says that sends its error with status 200."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return ""
+    return f"error: {value['error']}" if isinstance(value, dict) and "error" in value else ""
 
 
 def _left(deadline: float) -> float:

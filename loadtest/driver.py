@@ -137,6 +137,9 @@ class _Traffic:
                 self._say_progress(index)
             elif event["event"] == wanted:
                 waiting.discard(index)
+                if wanted == "ready":
+                    machine = {**self.record.machine, "scheduling": event["scheduling"]}
+                    self._save(replace(self.record, machine=machine))
                 self._take_books(index, event)
             elif event["event"] == "lost":
                 lost[index] = self.crew.workers[index].obituary()
