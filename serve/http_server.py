@@ -27,6 +27,11 @@ class HttpServer:
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
 
+    @property
+    def open_connections(self) -> int:
+        """How many clients there are."""
+        return len(self._state.connections)
+
     async def start(self) -> int:
         """Listen; returns the port.
 
