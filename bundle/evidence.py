@@ -77,6 +77,7 @@ class ParityResult:
         flipped: the flips over the real rows, widest margin first, at most 50.
         error_counts: histogram of the real rows' largest logit errors: (upper edge, rows up to it and above the edge
             before).
+        dropped: cases beyond the task that the checkpoint itself could not run, and nobody was asked.
     """
 
     passed: bool
@@ -97,6 +98,7 @@ class ParityResult:
     cases: tuple[ParityCase, ...] = ()
     flipped: tuple[Flip, ...] = ()
     error_counts: tuple[tuple[float, int], ...] = ()
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -115,5 +115,7 @@ def keep_evidence(store: Store, folder: Path, manifest: Manifest) -> Path:
 
 
 def _without_cases(entry: EngineEntry) -> EngineEntry:
-    # The grid in full stands in evidence/parity.json, which the manifest lists with its digest.
-    return replace(entry, parity=replace(entry.parity, cases=())) if entry.parity else entry
+    # The grid and the flips in full stand in evidence/parity.json, which the manifest lists with its digest.
+    if entry.parity is None:
+        return entry
+    return replace(entry, parity=replace(entry.parity, cases=(), flipped=(), error_counts=()))

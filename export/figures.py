@@ -29,7 +29,8 @@ def latency_figure(latency: Mapping[str, Latency], colour: Mapping[str, str]) ->
         axes.barh(place, value.p50_ms, height=0.56, color=shade)
         axes.plot([value.p50_ms, value.p95_ms], [place, place], color=shade, linewidth=1.6)
         axes.plot([value.p95_ms], [place], color=shade, marker="|", markersize=11, markeredgewidth=2)
-        axes.text(value.p95_ms, place, f"   {value.p50_ms:.2f} / {value.p95_ms:.2f}", va="center", color=_INK)
+        words = f"{value.p50_ms:.2f} / {value.p95_ms:.2f}"
+        axes.annotate(words, (value.p95_ms, place), xytext=(10, 0), textcoords="offset points", va="center", color=_INK)
     axes.set_yticks(range(len(latency)), list(latency))
     axes.invert_yaxis()
     axes.set_xlim(0, 1.28 * max(value.p95_ms for value in latency.values()))

@@ -105,6 +105,7 @@ def judge_parity(
         cases=cases,
         flipped=list_flips(given.logits, answers.logits, model) if given.logits is not None else (),
         error_counts=_error_counts(given.logits, answers.logits) if given.logits is not None else (),
+        dropped=answers.dropped,
     )
 
 

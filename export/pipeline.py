@@ -19,7 +19,6 @@ from ..bundle.specs import EngineState, Layout
 from ..runtime.catalogue import load_engine
 from ..runtime.cores import usable_cores
 from ..runtime.engine import Engine, EngineOptions
-from ..runtime.predictor import run_batches
 from .accuracy import measure_accuracy
 from .assemble import assemble_manifest, keep_evidence, write_evidence, write_tokenizer
 from .bench import Bench, measure_reference
@@ -27,7 +26,7 @@ from .builders import AUTO, BUILDERS, ELSEWHERE
 from .checkpoint import Checkpoint, load_torch, read_checkpoint
 from .corpus import Corpus, built_in_corpus, read_corpus
 from .graph import Graph, export_graph
-from .parity import check_parity
+from .parity import engine_answers, judge_parity
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
 from .timing import fit_curve, measure_latency
@@ -131,16 +130,16 @@ def _build_and_prove(
     except EngineFailed as error:
         return _withdrawn(replace(blank, state=EngineState.FAILED, reason=error.line()), folder)
     model = bench.checkpoint.model
-    parity = check_parity(engine, entry.precision, bench.answers, model, tolerance=tolerance, progress=progress)
+    given = engine_answers(engine, bench.answers, model, progress=progress)
+    parity = judge_parity(given, entry.precision, bench.answers, model, tolerance=tolerance)
     entry = replace(entry, parity=parity)
     if not parity.passed:
         engine.close()
         return _withdrawn(replace(entry, state=EngineState.FAILED, reason=parity.reason, file=None), folder)
     bench.passed[engine_id] = engine
-    if bench.corpus.labels is None:
+    if bench.corpus.labels is None or given.logits is None:
         return entry
-    logits = run_batches(engine, bench.rows, model)
-    return replace(entry, accuracy=measure_accuracy(logits, bench.corpus.labels, model, bench.answers.logits))
+    return replace(entry, accuracy=measure_accuracy(given.logits, bench.corpus.labels, model, bench.answers.logits))
 
 
 def _withdrawn(entry: EngineEntry, folder: Path) -> EngineEntry:
