@@ -1,0 +1,102 @@
+"""Builders write what a runtime loads, say what they did, and say why they can't."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from nlpdeploy.bundle.errors import EngineFailed
+from nlpdeploy.bundle.manifest import EngineEntry, from_plain, to_plain
+from nlpdeploy.bundle.specs import EngineState
+from nlpdeploy.export.builders import AUTO, BUILDERS, ELSEWHERE
+from nlpdeploy.export.builders import onnx as onnx_builders
+from nlpdeploy.export.builders import openvino as openvino_builders
+from nlpdeploy.export.checkpoint import load_torch, read_checkpoint
+from nlpdeploy.export.graph import export_graph
+from support.checkpoints import random_classifier
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("builders")
+    checkpoint = read_checkpoint(random_classifier(folder / "checkpoint"))
+    (folder / "work").mkdir()
+    return export_graph(load_torch(checkpoint), checkpoint, folder / "work")
+
+
+def test_engines_stand_in_the_order_of_the_table_and_auto_tries_them_all():
+    assert AUTO == tuple(BUILDERS) == ("onnx-fp32", "onnx-int8", "openvino-f32", "openvino-bf16")
+    assert not set(ELSEWHERE) & set(BUILDERS)
+    assert [(builder.runtime, builder.precision) for builder in BUILDERS.values()] == [
+        ("onnxruntime", "fp32"),
+        ("onnxruntime", "int8"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+    ]
+
+
+@pytest.mark.parametrize("engine_id", BUILDERS)
+def test_an_entry_describes_the_files_written(engine_id, graph, tmp_path):
+    builder = BUILDERS[engine_id]
+    if builder.unavailable():
+        pytest.skip(builder.unavailable())
+    entry = builder.build(graph, tmp_path, ())
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(tmp_path / "engines" / engine_id) for path in written)
+    assert (tmp_path / entry.file) in written
+    assert entry.size_bytes == sum(path.stat().st_size for path in written)
+    assert (entry.id, entry.state, entry.parity) == (engine_id, EngineState.READY, None)
+    assert (entry.inputs, entry.outputs) == (graph.inputs, graph.outputs)
+    assert entry.options["exporter"].startswith("tracer: attention 2 of 2")
+    assert from_plain(EngineEntry, to_plain(entry)) == entry
+
+
+@pytest.mark.parametrize("engine_id", ["onnx-fp32", "onnx-int8"])
+def test_a_graph_that_is_not_fused_wholly_is_refused_with_the_counts(engine_id, graph, tmp_path):
+    loose = replace(graph, fusion=replace(graph.fusion, attention=0))
+    with pytest.raises(EngineFailed, match="attention 0 of 2, normalisation 4 of 4"):
+        BUILDERS[engine_id].build(loose, tmp_path, ())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bf16_needs_a_cpu_that_has_it(monkeypatch):
+    monkeypatch.setattr(openvino_builders, "instruction_sets", lambda: frozenset({"avx2", "avx512_vnni"}))
+    assert "amx_bf16, avx512_bf16, bf16" in BUILDERS["openvino-bf16"].unavailable()
+    assert BUILDERS["openvino-f32"].unavailable() is None
+    monkeypatch.setattr(openvino_builders, "instruction_sets", lambda: frozenset({"avx512_bf16"}))
+    assert BUILDERS["openvino-bf16"].unavailable() is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "isa", "largest"),
+    [({"avx2", "avx512f", "avx512_vnni"}, "avx512_vnni", 127), ({"avx2"}, "avx2", 63), ({"asimd"}, "asimd", 127)],
+)
+def test_int8_leaves_headroom_where_the_cpu_would_overflow(flags, isa, largest, graph, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_builders, "instruction_sets", lambda: frozenset(flags))
+    entry = BUILDERS["onnx-int8"].build(graph, tmp_path, ())
+    assert entry.valid_for == {"isa": isa}
+    assert f"up to {largest}," in entry.options["weights"]
+
+
+def test_neither_building_nor_running_reports_to_anyone(graph, tmp_path):
+    program = """
+import sys
+from pathlib import Path
+from nlpdeploy.runtime.onnxruntime import ort
+from nlpdeploy.runtime.openvino import convert
+from nlpdeploy.export.passes.fuse import fuse
+file, folder = Path(sys.argv[1]), Path(sys.argv[2])
+fuse(file, folder / "fused.onnx", layers=2, hidden_size=64, heads=2)
+ort.InferenceSession(str(folder / "fused.onnx"), providers=["CPUExecutionProvider"])
+convert(file, folder / "model.xml")
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    unset = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in unset} | {"HOME": str(home)}
+    command = [sys.executable, "-c", program, str(graph.file), str(tmp_path)]
+    subprocess.run(command, check=True, env=environment, timeout=120)
+    assert list(home.rglob("*")) == []
+    assert (tmp_path / "model.bin").is_file()
