@@ -26,7 +26,7 @@ class HttpLimits:
 
     Attributes:
         body: bytes of a request's body, above it 413.
-        head: bytes of a request's line and headers, above it 431; where it ends amid a header, one read of the socket more.
+        head: bytes of a request's line and headers, above it 431; a head that ends amid a header, one read more.
         connections: open ones, above it 503.
         pipelined: requests sent ahead on a connection before it is read no further.
         idle: seconds a connection may stay without a request.
