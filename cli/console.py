@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 WIDTH = 100
+PLAIN_SECONDS = 5.0
+"""Between two lines of progress where there is no terminal."""
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -79,6 +81,7 @@ class Progress:
     def __init__(self) -> None:
         self._stage = ""
         self._started = 0.0
+        self._said = 0.0
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 
@@ -107,6 +110,16 @@ class Progress:
                 self._task = self._bar.add_task(stage, total=total or None)
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=done, total=total or None)
+
+    def say(self, text: str) -> None:
+        """Report where a long stage stands: a changing line on a terminal, elsewhere a line every few seconds."""
+        if self._bar:
+            if self._task is None:
+                self._task = self._bar.add_task(text, total=None)
+            self._bar.update(self._task, description=text)
+        elif time.perf_counter() - self._said >= PLAIN_SECONDS:
+            self._said = time.perf_counter()
+            note(text)
 
     def _finish_stage(self) -> None:
         if not self._stage:

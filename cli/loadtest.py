@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,12 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     run.add_argument("--data", required=True, type=Path, metavar="F", help="texts: CSV, TSV, JSONL or a text a line")
     run.add_argument("--text-column", metavar="C")
     run.add_argument("--pair-column", metavar="C")
+    run.add_argument(
+        "--expected",
+        type=Path,
+        metavar="F",
+        help="right labels: what `nlpdeploy predict NAME - --json` prints for the texts",
+    )
     run.add_argument("--rate", required=True, metavar="R", help="requests a second, e.g. 200 or 200/s")
     run.add_argument("--seconds", required=True, type=console.positive, metavar="S", help="of traffic on each side")
     run.add_argument("--target", required=True, action="append", metavar="T", help="e.g. p95=45ms; may be repeated")
@@ -64,7 +71,7 @@ def drive_and_judge(plan: Plan, run_dir: Path, *, as_json: bool) -> int:
     from ..loadtest.verdict import judge
 
     with console.Progress() as progress:
-        run(plan, run_dir, progress=progress)
+        run(plan, run_dir, progress=progress.say)
     return show(judge(run_dir), run_dir, as_json=as_json)
 
 
@@ -115,7 +122,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         url=arguments.url,
         model=name,
         version=str(version) if version else "",
-        data=payloads.source,
+        data=replace(payloads.source, golden=str(arguments.expected)) if arguments.expected else payloads.source,
         targets=targets,
         rate=rate,
         seconds=arguments.seconds,

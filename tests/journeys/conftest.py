@@ -1,0 +1,46 @@
+"""Bundles of the real checkpoints, exported once as a user would."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.cli import nlpdeploy
+from support.shared import SHARED
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A published bundle of a real checkpoint, and what the command printed."""
+
+    store: Path
+    name: str
+    result: dict[str, Any]
+    table: str
+    data: Path
+
+
+def export_real(store: Path, name: str, checkpoint: str, data: str, label_column: str) -> Exported:
+    if not SHARED.is_dir():
+        pytest.skip(f"no real checkpoints and data at {SHARED}")
+    done = nlpdeploy(
+        "export", SHARED / "checkpoints" / checkpoint, "--name", name, "--data", SHARED / "data" / data,
+        "--text-column", "text", "--label-column", label_column, "--store", store, "--timing-seconds", 8, "--json",
+        timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return Exported(store, name, json.loads(done.stdout), done.stderr, SHARED / "data" / data)
+
+
+@pytest.fixture(scope="session")
+def english(tmp_path_factory) -> Exported:
+    store = tmp_path_factory.mktemp("english")
+    return export_real(store, "intent", "banking77-minilm", "banking77/test.csv", "category")
+
+
+@pytest.fixture(scope="session")
+def chinese(tmp_path_factory) -> Exported:
+    store = tmp_path_factory.mktemp("chinese")
+    return export_real(store, "reviews", "zh-reviews-roberta", "zh_reviews/test.csv", "label")
