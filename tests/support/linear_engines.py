@@ -63,8 +63,11 @@ class LinearEngine:
         self.inputs = tuple(TensorSpec(name, "INT64", (-1, -1)) for name in names)
         self.outputs = (TensorSpec("logits", "FP32", (-1, classes)),)
         rng = np.random.default_rng(7)
-        self._table = rng.normal(size=(len(VOCABULARY), classes)).astype(np.float32)
-        self._segment = rng.normal(size=(2, classes)).astype(np.float32)
+        table = rng.normal(size=(len(VOCABULARY), classes))
+        # Centred, so that no class wins every text.
+        self._table = (table - table[4:].mean(axis=0)).astype(np.float32)
+        self._table[:4] = 0.1 * self._table[:4]
+        self._segment = np.outer([0.0, 1.0], rng.normal(size=classes)).astype(np.float32)
         self._change = change
         self._delay = delay
         self.calls: list[tuple[int, int]] = []
