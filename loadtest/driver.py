@@ -59,7 +59,7 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
     golden = Path(plan.data.golden) if plan.data.golden else None
     if golden:
         read_expected(golden, plan.data.rows)
-    run_dir = _claim(run_dir)
+    run_dir = _unused(run_dir)
     say("asking the servers for the model")
     urls: dict[Side, str] = {"candidate": plan.url}
     if plan.baseline_url is not None:
@@ -101,7 +101,8 @@ class _Traffic:
                     lost = self._run_block(block)
         except BaseException as reason:
             if self.current is not None:
-                self._cut_short("interrupted" if isinstance(reason, KeyboardInterrupt) else f"ended by {reason!r}")
+                words = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
+                self._cut_short(words.get(type(reason), repr(reason)))
             raise
         if lost:
             self._cut_short("; ".join(f"worker {index} was lost: {problem}" for index, problem in lost.items()))
@@ -198,7 +199,7 @@ class _Traffic:
         ok = settled["OK"]
         place = f"block {self.current.index + 1} of {len(self.record.blocks)}, {self.current.side}: "
         place = place if len(self.record.blocks) > 1 else ""
-        self.say(f"{place}{due:,} due, {ok:,} ok, {settled.total() - ok:,} not")
+        self.say(f"{place}{due:,} due, {ok:,} ok, {settled.total() - ok:,} not ok")
 
 
 def _planned_payloads(plan: Plan) -> Payloads:
@@ -210,11 +211,10 @@ def _planned_payloads(plan: Plan) -> Payloads:
     return payloads
 
 
-def _claim(run_dir: Path) -> Path:
+def _unused(run_dir: Path) -> Path:
     try:
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
             raise InvalidInput(f"run folder {run_dir}", found="something there", wanted="a new or an empty folder")
-        run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreFailed(f"run folder {run_dir}", found=error, mend="give a --run-dir that can be written") from error
     return run_dir.resolve()

@@ -51,12 +51,13 @@ class OpenLoopUser(User):
         try:
             if link is None:
                 send_one_schedule(self.environment)
+                _end_by_hand(self.environment)
             else:
                 Worker(link, functools.partial(feed, self.environment, "text")).obey()
         except NlpdeployError as error:
-            _give_up(error.line())
+            _give_up(self.environment, error.line())
         except Exception:  # noqa: BLE001  (Locust would log it and call the task again)
-            _give_up(traceback.format_exc())
+            _give_up(self.environment, traceback.format_exc())
         finally:
             OpenLoopUser.sending = False
         raise StopUser
@@ -134,7 +135,16 @@ events.init.add_listener(connect)  # type: ignore[no-untyped-call]
 events.init_command_line_parser.add_listener(add_flags)  # type: ignore[no-untyped-call]
 
 
-def _give_up(reason: str) -> None:
+def _give_up(environment: Environment, reason: str) -> None:
     logger.critical("the generator failed: %s", reason)
     if link is not None:
         os._exit(1)  # the driver sees it at once and says why
+    environment.process_exit_code = 1
+    _end_by_hand(environment)
+
+
+def _end_by_hand(environment: Environment) -> None:
+    """Nothing is left to send: a headless Locust ends; a web page stays, and a worker ends with its master."""
+    options: Any = environment.parsed_options
+    if options.headless and environment.runner is not None and not isinstance(environment.runner, WorkerRunner):
+        environment.runner.quit()

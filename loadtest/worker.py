@@ -43,7 +43,7 @@ class Link:
         self.assignment = assignment
         self.orders: Queue[dict[str, Any]] = Queue()
         self._block: gevent.Greenlet | None = None
-        self.scheduling = take_precedence()
+        self.scheduling = take_precedence() if assignment.worker >= 0 else "normal"
         gevent.spawn(self._listen)
 
     def report(self, **event: Any) -> None:

@@ -37,8 +37,6 @@ def test_plain_locust_sends_one_schedule_whatever_the_number_of_users(
             "3",
             "--spawn-rate",
             "3",
-            "--run-time",
-            "3s",
             "--json-file",
             "s",
         )
@@ -52,9 +50,10 @@ def test_plain_locust_sends_one_schedule_whatever_the_number_of_users(
 
 
 def test_plain_locust_says_in_one_line_what_is_wrong(tmp_path: Path, data: Path) -> None:
-    done = locust(tmp_path, "--host", "http://127.0.0.1:1", "--model", "m", "--data", "none.csv", "--run-time", "1s")
+    done = locust(tmp_path, "--host", "http://127.0.0.1:1", "--model", "m", "--data", "none.csv")
     assert "the generator failed: data file none.csv; found no such file" in done.stderr
     assert "Traceback" not in done.stderr
+    assert done.returncode == 1
 
 
 ALARM = """
