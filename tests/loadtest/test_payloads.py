@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from nlpdeploy.bundle.errors import InvalidInput, NotFound
 from nlpdeploy.loadtest.payloads import read_payloads
 from support.shared import SHARED, needs_shared
