@@ -80,7 +80,6 @@ def print_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str
     for cells in (headings, ["-" * width for width in widths], *rows):
         first, *others = zip(cells, widths, strict=True)
         print("  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]).rstrip())
-    print(flush=True)
 
 
 def _cpu_model() -> str:
