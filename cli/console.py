@@ -81,7 +81,7 @@ class Progress:
     def __init__(self) -> None:
         self._stage = ""
         self._started = 0.0
-        self._said = 0.0
+        self._said = time.perf_counter()
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
 

@@ -36,6 +36,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--target", default="p95=45ms", metavar="T", help="default: p95=45ms")
     parser.add_argument("--rate", default="40", metavar="R", help="requests a second (default: 40)")
     parser.add_argument("--seconds", type=console.positive, default=40.0, metavar="S", help="of traffic on each side")
+    parser.add_argument(
+        "--timing-seconds", type=console.positive, default=16.0, metavar="S", help="time spent on speed"
+    )
+    parser.add_argument("--fresh", action="store_true", help="train anew, though a checkpoint is there")
     console.add_common(parser)
     parser.set_defaults(run=run)
 
@@ -46,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .loadtest import drive_and_judge
 
     folder: Path = arguments.dir
-    checkpoint = _train(folder)
+    checkpoint = _train(folder, arguments.fresh)
     result = _export(arguments, checkpoint)
     if result.reference is None:
         return exits.NOT_PROVEN
@@ -62,13 +66,17 @@ def run(arguments: argparse.Namespace) -> int:
         return drive_and_judge(plan, folder / f"loadtest-{result.reference.version}", as_json=arguments.json)
 
 
-def _train(folder: Path) -> DemoCheckpoint:
-    from ..export.demo_checkpoint import train_demo_checkpoint
+def _train(folder: Path, fresh: bool) -> DemoCheckpoint:
+    from ..export.demo_checkpoint import find_demo_checkpoint, train_demo_checkpoint
 
-    console.note("training a classifier of bank customers' questions on MiniLM-L6")
-    folder.mkdir(parents=True, exist_ok=True)
-    with console.Progress() as progress:
-        checkpoint = train_demo_checkpoint(folder / "checkpoint", progress=progress)
+    checkpoint = None if fresh else find_demo_checkpoint(folder / "checkpoint")
+    if checkpoint:
+        console.note(f"{checkpoint.path} is there from an earlier run; --fresh trains it anew")
+    else:
+        console.note("training a classifier of bank customers' questions on MiniLM-L6")
+        folder.mkdir(parents=True, exist_ok=True)
+        with console.Progress() as progress:
+            checkpoint = train_demo_checkpoint(folder / "checkpoint", progress=progress)
     console.note(
         f"checkpoint {checkpoint.path}, test accuracy {checkpoint.accuracy:.3f} ({checkpoint.seconds:.0f} s)\n"
     )
@@ -88,6 +96,7 @@ def _export(arguments: argparse.Namespace, checkpoint: DemoCheckpoint) -> Export
         data=checkpoint.test_csv,
         text_column="text",
         label_column="intent",
+        timing_seconds=arguments.timing_seconds,
     )
     with console.Progress() as progress:
         result = export_checkpoint(request, progress)

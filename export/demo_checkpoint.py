@@ -111,10 +111,28 @@ def train_demo_checkpoint(
         model, tokenizer = _untrained(encoder)
         _train(model, tokenizer, epochs, progress or (lambda stage, done, total: None))
         accuracy = _accuracy(model, tokenizer)
-    test_csv = folder.with_name(f"{folder.name}-test.csv")
+    made = DemoCheckpoint(folder, accuracy, time.perf_counter() - started, _test_csv(folder))
     with _write_errors(folder):
-        _save(model, tokenizer, folder, test_csv)
-    return DemoCheckpoint(folder, accuracy, time.perf_counter() - started, test_csv)
+        _save(model, tokenizer, made)
+    return made
+
+
+def find_demo_checkpoint(folder: Path) -> DemoCheckpoint | None:
+    """What an earlier :func:`train_demo_checkpoint` made there; None where it is not whole."""
+    try:
+        training = json.loads(_training_json(folder).read_text(encoding="utf-8"))
+        found = DemoCheckpoint(folder, float(training["accuracy"]), float(training["seconds"]), _test_csv(folder))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if (folder / "model.safetensors").is_file() and found.test_csv.is_file() else None
+
+
+def _test_csv(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-test.csv")
+
+
+def _training_json(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-training.json")
 
 
 def _encoder_folder() -> Path:
@@ -245,15 +263,18 @@ def _check_place(folder: Path) -> None:
         )
 
 
-def _save(model: Any, tokenizer: Any, folder: Path, test_csv: Path) -> None:
+def _save(model: Any, tokenizer: Any, made: DemoCheckpoint) -> None:
+    folder = made.path
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as draft:
-        checkpoint, table = Path(draft) / "checkpoint", Path(draft) / "test.csv"
+        checkpoint, table, training = (Path(draft) / name for name in ("checkpoint", "test.csv", "training.json"))
         _save_transformers(model, tokenizer, checkpoint)
         _write_csv(table, demo_rows("test"))
+        training.write_text(json.dumps({"accuracy": made.accuracy, "seconds": made.seconds}), encoding="utf-8")
         if folder.exists():
             folder.rename(Path(draft) / "earlier")
-        table.rename(test_csv)
+        table.rename(made.test_csv)
+        training.rename(_training_json(folder))
         checkpoint.rename(folder)
 
 

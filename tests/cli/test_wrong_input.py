@@ -111,11 +111,18 @@ def test_a_store_that_is_a_file(capsys, checkpoint, tmp_path):
     assert str(blocked) in line
 
 
-@pytest.mark.parametrize("arguments", [["predict", "intent", "hello"], ["serve"], ["models", "show", "intent"]])
+@pytest.mark.parametrize("arguments", [["predict", "intent", "hello"], ["models", "show", "intent"]])
 def test_an_empty_store(capsys, store, arguments):
     line = refused(capsys, *arguments, "--store", store)
     assert "empty" in line
     assert "nlpdeploy export" in line
+
+
+def test_an_empty_store_to_serve(capsys, store):
+    assert main(["serve", "--store", str(store), "--http-port", "0", "--grpc-port", "0"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "empty store" in last
+    assert "nlpdeploy export" in last
 
 
 def test_an_unknown_name_names_the_known_ones(capsys, served_store):

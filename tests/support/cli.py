@@ -33,15 +33,29 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     )
 
 
-def group_members(group: int) -> list[int]:
-    """Processes (zombies aside) of a process group."""
-    members = []
+def alive(pids: set[int]) -> set[int]:
+    """Those of the processes that still run; zombies don't."""
+    return pids & set(_parents())
+
+
+def descendants(pid: int) -> set[int]:
+    """A process's children and theirs, whatever group or session they are in."""
+    parents = _parents()
+    found, queue = set(), {pid}
+    while queue:
+        queue = {child for child, parent in parents.items() if parent in queue}
+        found |= queue
+    return found
+
+
+def _parents() -> dict[int, int]:
+    parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                members.append(int(stat.parent.name))
-    return members
+            if fields[0] != "Z":
+                parents[int(stat.parent.name)] = int(fields[1])
+    return parents
 
 
 @contextlib.contextmanager
