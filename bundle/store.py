@@ -14,12 +14,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import errno
-import fcntl
 import json
-import os
-import re
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,28 +23,11 @@ from typing import Any
 from .digest import folder_digests, read_manifest, verified_manifest
 from .errors import InvalidInput, NotFound, StoreFailed
 from .manifest import MANIFEST_NAME, Manifest
+from .names import NAME, Reference, check_name, split_spec
+from .staging import Staging, clear_abandoned, locked, new_staging, sync, sync_tree, write_synced
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 CURRENT_NAME = "current.json"
 OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A resolved ``name[:version]``.
-
-    Attributes:
-        name: model name.
-        version: the version meant, at least 1.
-        path: the bundle's folder.
-    """
-
-    name: str
-    version: int
-    path: Path
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.version}"
 
 
 @dataclass(frozen=True)
@@ -62,21 +40,6 @@ class Current:
     version: int
     newest: int
     history: tuple[tuple[int, str, str], ...]
-
-
-class Staging:
-    """A folder that only its maker sees, until :meth:`Store.publish` renames it into place."""
-
-    def __init__(self, path: Path, lock: int) -> None:
-        self.path = path
-        self._lock = lock
-
-    def close(self) -> None:
-        """Remove what is left of the folder and give the lock back."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        lock_file = self.path.with_suffix(".lock")
-        lock_file.unlink(missing_ok=True)
-        os.close(self._lock)
 
 
 class Store:
@@ -176,8 +139,8 @@ class Store:
         with _store_errors(self.root):
             base = self.root / ".staging"
             base.mkdir(parents=True, exist_ok=True)
-            self._clear_abandoned(base)
-            staging = self._new_staging(base, name)
+            clear_abandoned(base)
+            staging = new_staging(base, name)
         try:
             yield staging
         except OSError as error:
@@ -208,11 +171,11 @@ class Store:
             files = folder_digests(staging.path)
             sealed = dataclasses.replace(manifest, files=files).sealed().to_bytes()
             Manifest.from_bytes(sealed)
-            _write_synced(staging.path / MANIFEST_NAME, sealed)
-            _sync_tree(staging.path)
+            write_synced(staging.path / MANIFEST_NAME, sealed)
+            sync_tree(staging.path)
             folder = self.root / manifest.name
             folder.mkdir(parents=True, exist_ok=True)
-            with self._locked(folder):
+            with locked(folder):
                 current = self.current(manifest.name)
                 newest = max([*self.versions(manifest.name), current.newest if current else 0], default=0)
                 version = newest + 1
@@ -222,7 +185,7 @@ class Store:
                 target = folder / str(version)
                 staging.path.rename(target)
                 draft.rename(folder / CURRENT_NAME)
-                _sync(folder)
+                sync(folder)
             return Reference(manifest.name, version, target)
 
     def promote(self, spec: str, *, why: str = "promoted") -> Reference:
@@ -233,7 +196,7 @@ class Store:
         """
         reference = self.resolve(spec)
         verified_manifest(reference.path)
-        with _store_errors(self.root), self._locked(reference.path.parent):
+        with _store_errors(self.root), locked(reference.path.parent):
             self._write_current(reference.name, reference.version, why)
         return reference
 
@@ -263,7 +226,7 @@ class Store:
         reference = self.resolve(spec)
         if self.resolve(name).version == version and len(self.versions(name)) > 1:
             raise InvalidInput(f"delete {spec}", found="the version that serves", mend="promote another one first")
-        with _store_errors(self.root), self._locked(reference.path.parent), self.staging(name) as grave:
+        with _store_errors(self.root), locked(reference.path.parent), self.staging(name) as grave:
             current = self.current(name)
             if current is None or current.newest < version:
                 # Its publisher died before it noted the number, which must not be given again.
@@ -274,46 +237,10 @@ class Store:
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    def _new_staging(self, base: Path, name: str) -> Staging:
-        # The lock comes first: a cleaner that finds the folder finds it locked. One that came between the making of the
-        # lock file and its locking has removed the file, so its name is looked up again.
-        while True:
-            handle, lock_path = tempfile.mkstemp(prefix=f"{name}-", suffix=".lock", dir=base)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                if os.path.exists(lock_path):
-                    folder = Path(lock_path).with_suffix("")
-                    folder.mkdir()
-                    return Staging(folder, handle)
-            except BaseException:
-                os.close(handle)
-                raise
-            os.close(handle)
-
-    def _clear_abandoned(self, base: Path) -> None:
-        for lock_path in base.glob("*.lock"):
-            with contextlib.suppress(OSError):
-                handle = os.open(lock_path, os.O_RDWR)
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(lock_path.with_suffix(""), ignore_errors=True)
-                    lock_path.unlink(missing_ok=True)
-                finally:
-                    os.close(handle)
-
-    @contextlib.contextmanager
-    def _locked(self, folder: Path) -> Iterator[None]:
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
-
     def _write_current(self, name: str, version: int, why: str) -> None:
         folder = self.root / name
         self._draft_current(name, version, why).rename(folder / CURRENT_NAME)
-        _sync(folder)
+        sync(folder)
 
     def _draft_current(self, name: str, version: int, why: str, newest: int = 0) -> Path:
         try:
@@ -327,32 +254,8 @@ class Store:
         highest = max(newest, old.newest if old else 0, *self.versions(name))
         plain = {"version": version, "newest": highest, "history": history}
         draft = self.root / name / f".{CURRENT_NAME}"
-        _write_synced(draft, (json.dumps(plain, indent=2) + "\n").encode())
+        write_synced(draft, (json.dumps(plain, indent=2) + "\n").encode())
         return draft
-
-
-def check_name(name: str) -> str:
-    """The name, if it is one: letters, digits, ``.``, ``_``, ``-``, starting with a letter or digit, at most 64.
-
-    Raises:
-        InvalidInput: it is not.
-    """
-    if not NAME.fullmatch(name):
-        wanted = "letters, digits, '.', '_' and '-', starting with a letter or digit, at most 64"
-        raise InvalidInput("model name", found=repr(name), wanted=wanted)
-    return name
-
-
-def split_spec(spec: str) -> tuple[str, int | None]:
-    """``name``, ``name:version`` or ``name/version`` as (name, version or None).
-
-    Raises:
-        InvalidInput: not of that form.
-    """
-    name, separator, version = spec.replace("/", ":").partition(":")
-    if separator and not re.fullmatch(r"[1-9][0-9]{0,8}", version):
-        raise InvalidInput(f"version in {spec!r}", found=repr(version), wanted="a whole number from 1")
-    return check_name(name), int(version) if separator else None
 
 
 @contextlib.contextmanager
@@ -373,24 +276,3 @@ def _text_or_none(path: Path) -> str | None:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        _sync(path)
-    _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -96,7 +96,8 @@ def result_json(result: ExportResult) -> dict[str, Any]:
 
 
 def _request(arguments: argparse.Namespace) -> ExportRequest:
-    from ..bundle.store import Store, check_name
+    from ..bundle.names import check_name
+    from ..bundle.store import Store
     from ..export.request import ExportRequest
 
     for option in ("text_column", "label_column", "pair_column"):

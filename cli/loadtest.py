@@ -103,7 +103,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     Raises:
         InvalidInput, NotFound: a flag or the data file is unusable.
     """
-    from ..bundle.store import split_spec
+    from ..bundle.names import split_spec
     from ..loadtest.payloads import read_payloads
     from ..loadtest.plan import Plan, as_arrivals, parse_duration, parse_rate, parse_target
 

@@ -53,8 +53,9 @@ def _sentence(best: EngineEntry, ready: Sequence[EngineEntry], max_accuracy_drop
     if best.latency:
         parts.append(f", p50 {best.latency.p50_ms:.2f} ms at batch 1, {best.latency.speedup:.1f} x the checkpoint")
     if best.accuracy:
-        measure, value, drop = best.accuracy.measure, best.accuracy.accuracy, best.accuracy.drop
-        parts.append(f"; {measure} {value:.4f}, {-drop:+.4f} against it (at most -{max_accuracy_drop:g} is allowed)")
+        gain = 0.0 - round(best.accuracy.drop, 4)  # from 0.0, so that no drop isn't "-0.0000"
+        parts.append(f"; {best.accuracy.measure} {best.accuracy.accuracy:.4f}, {gain:+.4f} against it")
+        parts.append(f" (at most -{max_accuracy_drop:g} is allowed)")
     else:
         parts.append("; accuracy was not measured, as no labels were given")
     parts += [

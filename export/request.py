@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..bundle.manifest import Manifest
-from ..bundle.store import Reference, Store
+from ..bundle.names import Reference
+from ..bundle.store import Store
 
 Progress = Callable[[str, int, int], None]
 """Told (stage, steps done, steps in all); 0 in all where that is not known."""

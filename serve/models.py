@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..bundle.errors import NotFound
-from ..bundle.store import Reference, Store
+from ..bundle.names import Reference
+from ..bundle.store import Store
 from ..runtime.predictor import Predictor, load
 from ..wire.tensors import ModelMetadata
 from .served_model import ServedModel

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from nlpdeploy.bundle.errors import CorruptBundle, InvalidInput, NotFound, StoreFailed
-from nlpdeploy.bundle.store import Store, split_spec
+from nlpdeploy.bundle.names import split_spec
+from nlpdeploy.bundle.store import Store
 from support.bundles import FILES, example_manifest, publish
 
 TESTS = Path(__file__).parents[1]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from nlpdeploy.bundle.compare import Deviation
 from nlpdeploy.bundle.evidence import Accuracy, Latency, LatencyCurve, ParityCase, ParityResult
 from nlpdeploy.bundle.manifest import EngineEntry, GoldenSample, Manifest, Source
+from nlpdeploy.bundle.names import Reference
 from nlpdeploy.bundle.specs import Activation, EngineState, Layout, ModelSpec, Task, TensorSpec
-from nlpdeploy.bundle.store import Reference, Store
+from nlpdeploy.bundle.store import Store
 
 FILES: Mapping[str, bytes] = {
     "config.json": b'{"model_type": "bert"}\n',

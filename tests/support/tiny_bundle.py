@@ -9,8 +9,9 @@ import numpy as np
 
 from nlpdeploy.bundle.evidence import LatencyCurve, ParityResult
 from nlpdeploy.bundle.manifest import EngineEntry, GoldenSample
+from nlpdeploy.bundle.names import Reference
 from nlpdeploy.bundle.specs import EngineState, Layout
-from nlpdeploy.bundle.store import Reference, Store
+from nlpdeploy.bundle.store import Store
 from nlpdeploy.runtime.text import TextEncoder
 
 from .engines import INPUTS, LABELS, OUTPUTS, tiny_embedding, tiny_logits, tiny_manifest, tiny_model
