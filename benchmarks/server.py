@@ -34,10 +34,12 @@ class ServerProcess:
     grpc_port: int
     http_port: int
 
-    def stop(self) -> int:
-        """SIGTERM, and the exit status; killed where it doesn't end in time."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+    def terminate(self) -> None:
+        """SIGTERM: finish what was accepted, and end."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def wait(self) -> int:
+        """The exit status; killed where it doesn't end in time. Not another SIGTERM: a second one means at once."""
         try:
             return self.process.wait(GRACE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -64,8 +66,9 @@ def serving(subject: Subject, engine: str) -> Iterator[ServerProcess]:
             server = _wait_ready(child, log)
             yield server
         finally:
-            if server is not None:
-                server.stop()
+            if server is not None and child.poll() is None:
+                server.terminate()
+                server.wait()
             child.kill()
             child.communicate()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -112,7 +111,7 @@ def _soak(subject: Subject, options: argparse.Namespace) -> tuple[dict[str, obje
     with serving(subject, engine) as server:
         print(f"{options.minutes:g} min of traffic on {subject.name}/{subject.version}, {engine}", flush=True)
         books, memory, left = asyncio.run(_traffic(subject.name, server, texts, options, rng))
-        status = server.stop()
+        status = server.wait()
     checks = _checks(books, memory, left, status)
     _print(books, memory, checks)
     result = {
@@ -123,6 +122,7 @@ def _soak(subject: Subject, options: argparse.Namespace) -> tuple[dict[str, obje
         "ended": {" / ".join(key): count for key, count in sorted(books.ended.items())},
         "faults": {" / ".join(key): count for key, count in sorted(books.faults.items())},
         "texts": books.texts,
+        "score_tolerance": texts[0].near,
         "memory_mib": memory,
         "checks": checks,
     }
@@ -204,7 +204,7 @@ async def _left_open(server: ServerProcess) -> dict[str, float]:
 async def _drain(server: ServerProcess, users: Sequence[User], asked: Sequence[SoakText]) -> None:
     under_way = [asyncio.ensure_future(user.answer("drain", asked)) for user in users]
     await asyncio.sleep(0.05)
-    server.process.send_signal(signal.SIGTERM)
+    server.terminate()
     await asyncio.wait_for(asyncio.gather(*under_way), GRACE_SECONDS)
 
 

@@ -12,7 +12,7 @@ from nlpdeploy.runtime.predictor import Predictor
 from nlpdeploy.wire import codec_json, codec_proto, oip
 from nlpdeploy.wire.tensors import InferResponse
 
-from .messages import TIE, right_labels
+from .messages import nearness, right_labels
 
 _WORDS_PER_TOKEN = 0.85
 
@@ -26,12 +26,14 @@ class SoakText:
         tokens: its length, special tokens included.
         labels: right labels, several where they tie; empty for a task without labels.
         score: the in-process score.
+        near: how far from it a score may be.
     """
 
     text: str
     tokens: int
     labels: tuple[str, ...]
     score: float
+    near: float
 
 
 def soak_texts(predictor: Predictor, texts: Sequence[str], count: int, rng: np.random.Generator) -> list[SoakText]:
@@ -43,11 +45,11 @@ def soak_texts(predictor: Predictor, texts: Sequence[str], count: int, rng: np.r
         size = max(1, round(_WORDS_PER_TOKEN * longest ** (1.05 * share)))
         first = int(rng.integers(len(words)))
         made.append(" ".join(words[(first + k) % len(words)] for k in range(size)))
-    rows = predictor.encode(made)
+    rows, near = predictor.encode(made), nearness(predictor)
     labels = right_labels(predictor, made)
     scores = [predictor([text])[0].score for text in made]
     return [
-        SoakText(text, len(row), right, score)
+        SoakText(text, len(row), right, score, near)
         for text, row, right, score in zip(made, rows, labels, scores, strict=True)
     ]
 
@@ -81,4 +83,4 @@ def _wrong(response: InferResponse, asked: Sequence[SoakText]) -> int:
 
 
 def _right(text: SoakText, label: str | None, score: float) -> bool:
-    return abs(score - text.score) <= TIE and (not text.labels or label in text.labels)
+    return abs(score - text.score) <= text.near and (not text.labels or label in text.labels)
