@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 from collections.abc import Sequence
 from typing import Any
 
 from ..runtime.cores import instruction_sets, usable_cores
 from .builders import BUILDERS
+
+OWN_LOAD = 1.0
+"""What an export itself can add to the load average beyond its threads' share."""
 
 
 def describe_machine(packages: Sequence[str]) -> dict[str, Any]:
@@ -21,6 +25,16 @@ def describe_machine(packages: Sequence[str]) -> dict[str, Any]:
             for builder in BUILDERS.values()
         ],
     }
+
+
+def busy_note() -> tuple[str, ...]:
+    """A sentence where other programs use the machine, so that times measured now can't be trusted; else nothing."""
+    load, cores = os.getloadavg()[0], usable_cores()
+    if load <= cores + OWN_LOAD:
+        return ()
+    return (
+        f"the machine was busy (load {load:.1f} on {cores} cores) while speeds were measured: export again when idle",
+    )
 
 
 def package_versions(packages: Sequence[str]) -> dict[str, str | None]:

@@ -26,6 +26,7 @@ from .builders import AUTO, BUILDERS, ELSEWHERE
 from .checkpoint import Checkpoint, load_torch, read_checkpoint
 from .corpus import Corpus, built_in_corpus, read_corpus
 from .graph import Graph, export_graph
+from .machine import busy_note
 from .parity import engine_answers, judge_parity
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
@@ -59,6 +60,7 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
         graph = _graph(staging.path, checkpoint, progress)
         entries = [_build_and_prove(i, graph, staging.path, bench, request.tolerance, progress) for i in ids]
         shutil.rmtree(_work(staging.path))
+        busy = busy_note()
         entries, latency = _time(entries, bench, request.timing_seconds, progress)
         manifest, choice = assemble_manifest(request, bench, entries, latency)
         write_evidence(staging.path, entries)
@@ -70,7 +72,7 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
             folder = published.path
         else:
             folder = keep_evidence(request.store, staging.path, manifest)
-    notes = (*checkpoint.notes, *corpus.notes)
+    notes = (*checkpoint.notes, *corpus.notes, *busy)
     return ExportResult(manifest, published, folder / "evidence/report.html", choice, notes, time.monotonic() - started)
 
 
