@@ -15,13 +15,14 @@ from nlpdeploy.wire import oip
 from nlpdeploy.wire.timing import SERVER_TIMING
 
 from .http_clients import BlockingHttp
-from .messages import Question
+from .messages import Question, http_request
 from .results import print_table
 from .samples import Arm, Spread, differences, interleave, ratios, spread
 from .server import ServerProcess
 
 ENGINE, PREDICTOR = "engine.run", "in process"
 TRANSPORTS = ("http predict", "http infer", "grpc infer")
+EMPTY = ("http live", "grpc live")
 STAGES = ("encode", "queue", "infer", "decode")
 _ROUNDS, _WARM = 50, 30
 
@@ -64,10 +65,12 @@ class OverheadResult:
 
     Attributes:
         arms: by way to ask.
+        empty_ms: round trips that ask whether the server is live, and no model: what transport and client cost.
         wrong: answers over a transport with another label than the engine's own.
     """
 
     arms: Mapping[str, ArmResult]
+    empty_ms: Mapping[str, Spread]
     wrong: int
 
 
@@ -102,7 +105,8 @@ def measure_overhead(
             note.clear()
         samples = interleave(arms, seconds=seconds, least=_ROUNDS, rng=rng)
     result = OverheadResult(
-        arms={name: _summed_up(name, samples, notes.get(name)) for name in samples},
+        arms={name: _summed_up(name, samples, notes.get(name)) for name in samples if name not in EMPTY},
+        empty_ms={name: spread(samples[name], 1e3) for name in EMPTY},
         wrong=sum(note.wrong for note in notes.values()),
     )
     _print(predictor.engine.id, result)
@@ -126,6 +130,8 @@ def _arms(
     options = (("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0))
     channel = grpc.insecure_channel(f"{server.host}:{server.grpc_port}", options=options)
     call = channel.unary_unary(oip.METHODS["ModelInfer"].path)
+    live = channel.unary_unary(oip.METHODS["ServerLive"].path)
+    live_request = http_request("/v2/health/live", b"", method="GET")
 
     def over_http(connection: BlockingHttp, message: Callable[[Question], bytes], note: _Asked) -> Arm:
         def ask(index: int) -> float:
@@ -159,6 +165,8 @@ def _arms(
             "http predict": over_http(predict, lambda question: question.predict, notes["http predict"]),
             "http infer": over_http(infer, lambda question: question.infer_http, notes["http infer"]),
             "grpc infer": over_grpc,
+            "http live": lambda index: _seconds(lambda: predict.ask(live_request)),
+            "grpc live": lambda index: _seconds(lambda: live.with_call(b"", timeout=60)),
         }
     finally:
         predict.close()
@@ -214,7 +222,8 @@ def _print(engine: str, result: OverheadResult) -> None:
                 f"{arm.ratio:.2f}" if name in TRANSPORTS else "",
             )
             for name, arm in result.arms.items()
-        ],
+        ]
+        + [(name, f"{ms.median:.3f}", f"{ms.p95:.3f}", "", "", "") for name, ms in result.empty_ms.items()],
     )
     print_table(
         "where the server says the time went, medians in ms; rest: transport, parsing, and the client",

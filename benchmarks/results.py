@@ -16,6 +16,7 @@ from nlpdeploy.bundle.manifest import to_plain
 from .subject import HERE, Subject
 
 RESULTS = HERE / "results"
+BUSY_PERCENT = 10.0
 _PACKAGES = (
     "numpy",
     "onnxruntime",
@@ -30,10 +31,21 @@ _PACKAGES = (
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers were measured on: cores, processor, instruction sets, versions, commit, load."""
+    """What the numbers are measured on: cores, processor, instruction sets, versions, commit, and how busy it is now.
+
+    Takes a second, in which this process is idle: what is busy then are others, and a warning says so.
+    """
+    import psutil
+
     from nlpdeploy.export.machine import package_versions
     from nlpdeploy.runtime.cores import instruction_sets, usable_cores
 
+    busy = psutil.cpu_percent(interval=1.0)
+    if busy > BUSY_PERCENT:
+        print(
+            f"\nother processes keep {busy:.0f} % of the processor busy: these numbers will not be repeatable",
+            flush=True,
+        )
     return {
         "cores": usable_cores(),
         "cpu": _cpu_model(),
@@ -43,6 +55,7 @@ def machine() -> dict[str, Any]:
         "packages": package_versions(_PACKAGES),
         "commit": _commit(),
         "load_average": os.getloadavg(),
+        "busy_percent": busy,
     }
 
 

@@ -38,6 +38,7 @@ class FrontResult:
     Attributes:
         texts_per_second: a sample a slice of time.
         share: of the engine's best throughput, of the same round.
+        share_of_arrivals: of what the engine alone gets in batches as they come, of the same round.
         latency_ms: of all requests that were answered in time.
         errors: requests without an answer of status OK.
         wrong: answers with another label than the engine's own.
@@ -47,6 +48,7 @@ class FrontResult:
 
     texts_per_second: Spread
     share: Spread
+    share_of_arrivals: Spread
     latency_ms: Spread
     errors: int
     wrong: int
@@ -127,7 +129,7 @@ def measure_throughput(
         best_rows=best_rows,
         best=spread(samples[BEST]),
         arrivals=spread(samples[ARRIVALS]),
-        fronts={name: _summed_up(samples[name], samples[BEST], loops[name], server_seconds[name]) for name in loops},
+        fronts={name: _summed_up(name, samples, loops[name], server_seconds[name]) for name in loops},
     )
     _print(engine.id, result, slice_seconds)
     return result
@@ -166,12 +168,13 @@ def _bare(engine: Engine, feeds: Sequence[Feed], texts: int, seconds: float) -> 
 
 
 def _summed_up(
-    rates: Sequence[float], best: Sequence[float], loops: Sequence[LoopResult], server_seconds: float
+    name: str, samples: Mapping[str, Sequence[float]], loops: Sequence[LoopResult], server_seconds: float
 ) -> FrontResult:
     latencies = [latency for loop in loops for latency in loop.latencies]
     return FrontResult(
-        texts_per_second=spread(rates),
-        share=ratios(rates, best),
+        texts_per_second=spread(samples[name]),
+        share=ratios(samples[name], samples[BEST]),
+        share_of_arrivals=ratios(samples[name], samples[ARRIVALS]),
         latency_ms=spread(latencies, 1e3),
         errors=sum(loop.errors for loop in loops),
         wrong=sum(loop.wrong for loop in loops),
@@ -184,16 +187,18 @@ def _print(engine: str, result: ThroughputResult, slice_seconds: float) -> None:
     blanks = ("", "", "", "", "", "")
     print_table(
         f"front, {result.clients} clients in a closed loop on {engine}: {result.best.count} rounds of "
-        f"{slice_seconds:.1f} s each; clients and server share the cores; median [quartiles]",
-        ("way", "texts/s", "share of best", "p50 ms", "p95 ms", "errors", "wrong", "CPU us a text: server", "clients"),
+        f"{slice_seconds:.1f} s each; clients and server share the cores;\n"
+        f"best: sorted batches of {result.best_rows}; CPU: processor time a text; median [quartiles]",
+        ("way", "texts/s", "of best", "of as they come", "p50 ms", "p95 ms", "errors", "wrong", "CPU us", "clients"),
         [
-            (BEST, f"{result.best:.0f}", "1", *blanks),
-            (ARRIVALS, f"{result.arrivals:.0f}", f"{result.arrivals.median / result.best.median:.2f}", *blanks),
+            (BEST, f"{result.best:.0f}", "1", *blanks, ""),
+            (ARRIVALS, f"{result.arrivals:.0f}", f"{result.arrivals.median / result.best.median:.2f}", "1", *blanks),
             *(
                 (
                     f"front, {name}",
                     f"{front.texts_per_second:.0f}",
                     f"{front.share:.2f}",
+                    f"{front.share_of_arrivals:.2f}",
                     f"{front.latency_ms.median:.2f}",
                     f"{front.latency_ms.p95:.2f}",
                     str(front.errors),
