@@ -77,6 +77,7 @@ def _compare(folder: Path, manifest: Manifest) -> None:
     extra = tuple(sorted(found.keys() - listed.keys()))
     missing = tuple(sorted(listed.keys() - found.keys()))
     changed = tuple(path for path in sorted(found.keys() & listed.keys()) if found[path] != listed[path])
+    missing += tuple(e.file for e in manifest.engines if e.file is not None and e.file not in listed)
     if extra or missing or changed:
         raise CorruptBundle(f"bundle {folder} is not what was published", extra=extra, missing=missing, changed=changed)
 

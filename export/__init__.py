@@ -5,6 +5,7 @@ Must not know serving.
 
 import os
 
-# OpenMP's threads spin at barriers by default. Where cores are shared, that makes PyTorch up to fifty times slower than
-# it need be, and every speed-up against it a false one. It counts only where it is set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# OpenMP's threads spin for milliseconds at barriers and after the last one. That takes the core from whatever is timed
+# next, and where cores are shared it makes PyTorch up to fifty times slower than it need be. So many turns still bridge
+# the gap between two operators. It counts only where it is set before torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")

@@ -26,14 +26,16 @@ from .builders import AUTO, BUILDERS, ELSEWHERE
 from .checkpoint import Checkpoint, load_torch, read_checkpoint
 from .corpus import Corpus, built_in_corpus, read_corpus
 from .graph import Graph, export_graph
+from .grid import evenly
 from .machine import busy_note
 from .parity import engine_answers, judge_parity
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
-from .timing import fit_curve, measure_latency
+from .timing import fit_curve, lone_seconds, measure_latency
 
 CORPUS_LIMIT = 4000
 CALIBRATION_ROWS = 256
+THREAD_ROWS = 48
 
 
 def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage, done, total: None) -> ExportResult:
@@ -138,10 +140,24 @@ def _build_and_prove(
     if not parity.passed:
         engine.close()
         return _withdrawn(replace(entry, state=EngineState.FAILED, reason=parity.reason, file=None), folder)
+    engine, entry = _on_best_threads(engine, entry, folder, bench)
     bench.passed[engine_id] = engine
     if bench.corpus.labels is None or given.logits is None:
         return entry
     return replace(entry, accuracy=measure_accuracy(given.logits, bench.corpus.labels, model, bench.answers.logits))
+
+
+def _on_best_threads(engine: Engine, entry: EngineEntry, folder: Path, bench: Bench) -> tuple[Engine, EngineEntry]:
+    """The engine on as many threads as answer a lone text fastest, one or all; a server fills the cores with lanes."""
+    cores = usable_cores()
+    if cores == 1:
+        return engine, entry
+    single = load_engine(entry, folder, EngineOptions(1))
+    rows, pad_id = evenly(bench.rows, THREAD_ROWS), bench.checkpoint.model.pad_id
+    alone, together = (lone_seconds(candidate, rows, pad_id) for candidate in (single, engine))
+    best, other, threads = (single, engine, 1) if alone < together else (engine, single, cores)
+    other.close()
+    return best, replace(entry, options={**entry.options, "lone_threads": threads, "cores": cores})
 
 
 def _withdrawn(entry: EngineEntry, folder: Path) -> EngineEntry:

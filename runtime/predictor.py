@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from .cores import usable_cores
 from .engine import Engine, EngineOptions
 from .tasks import Floats, checked_logits, decode, top_classes
 from .text import Row, TextEncoder
+
+log = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 MAX_TOKENS = 4096
@@ -50,12 +53,14 @@ class Predictor:
         manifest: the bundle's manifest.
         encoder: its tokenizer.
         engine: a loaded engine; any that keeps the contract, the PyTorch reference too.
+        others: the same engine loaded again, for a server that runs several calls at once.
     """
 
-    def __init__(self, manifest: Manifest, encoder: TextEncoder, engine: Engine) -> None:
+    def __init__(self, manifest: Manifest, encoder: TextEncoder, engine: Engine, others: Sequence[Engine] = ()) -> None:
         self.manifest = manifest
         self.encoder = encoder
         self.engine = engine
+        self.lanes = (engine, *others)
 
     @property
     def model(self) -> ModelSpec:
@@ -103,8 +108,9 @@ class Predictor:
         return run_batches(self.engine, rows, self.model)
 
     def close(self) -> None:
-        """Free the engine."""
-        self.engine.close()
+        """Free the engine, in every lane."""
+        for engine in self.lanes:
+            engine.close()
 
 
 def run_batches(
@@ -142,7 +148,12 @@ def run_rows(engine: Engine, rows: Sequence[Row], model: ModelSpec) -> Floats:
 
 
 def load(
-    bundle: str | Path, *, engine: str | None = None, threads: int | None = None, exclusive: bool = False
+    bundle: str | Path,
+    *,
+    engine: str | None = None,
+    threads: int | None = None,
+    exclusive: bool = False,
+    all_lanes: bool = False,
 ) -> Predictor:
     """Load a bundle: verify every file, load an engine, replay the golden samples.
 
@@ -151,8 +162,10 @@ def load(
             serves).
         engine: id of an engine; by default the bundle's. A default engine that can't run on this machine is replaced by
             the next ready one that can.
-        threads: intra-op threads; by default the cores that the cgroup gives.
+        threads: intra-op threads; by default what export found fastest for a lone text on as many cores as there are
+            here, else all cores.
         exclusive: nothing else runs on the cores, so waiting threads may spin.
+        all_lanes: load the engine as often as its threads fit into the cores, for calls side by side.
 
     Raises:
         NotFound: no bundle there, or no such engine.
@@ -162,18 +175,26 @@ def load(
     folder = bundle_folder(Path(bundle))
     manifest = verified_manifest(folder)
     encoder = TextEncoder(folder / TOKENIZER_FILE, manifest.model.max_length)
-    options = EngineOptions(threads or usable_cores(), exclusive)
     failures = []
     for entry in _candidates(manifest, engine):
         try:
+            options = EngineOptions(threads or lone_threads(entry, usable_cores()), exclusive)
             loaded = load_engine(entry, folder, options)
             replay_golden(loaded, entry, manifest)
-            return Predictor(manifest, encoder, loaded)
+            lanes = max(1, usable_cores() // options.threads) if all_lanes else 1
+            return Predictor(manifest, encoder, loaded, [load_engine(entry, folder, options) for _ in range(lanes - 1)])
         except (EngineUnavailable, EngineFailed) as error:
             if engine is not None:
                 raise
             failures.append(f"{entry.id}: {error}")
+            log.warning("engine %s can't serve here, the next one takes over: %s", entry.id, error)
     raise EngineUnavailable(f"no engine of {manifest.name} runs here", found=" | ".join(failures) or "none ready")
+
+
+def lone_threads(entry: EngineEntry, cores: int) -> int:
+    """Threads that answer a lone text fastest: as export measured, where it had as many cores; else all of them."""
+    threads = entry.options.get("lone_threads")
+    return int(threads) if threads and entry.options.get("cores") == cores else cores
 
 
 def bundle_folder(path: Path) -> Path:

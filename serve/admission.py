@@ -55,9 +55,13 @@ class AdmissionQueue:
         scheduler: chooses; used under this queue's lock only.
         limits: how much may wait.
         refused: told of each refusal at the door.
+        lanes: engines that take from it side by side.
     """
 
-    def __init__(self, scheduler: Scheduler[Job], limits: Limits, refused: Callable[[Refusal], None]) -> None:
+    def __init__(
+        self, scheduler: Scheduler[Job], limits: Limits, refused: Callable[[Refusal], None], lanes: int = 1
+    ) -> None:
+        self._lanes = lanes
         self._scheduler = scheduler
         self._limits = limits
         self._refused = refused
@@ -156,8 +160,8 @@ class AdmissionQueue:
         self._running[id(batch)] = now + self._scheduler.batch_seconds(batch)
 
     def _wait_seconds(self, now: float, tokens: int = 0, rows: int = 0) -> float:
-        running = max(self._running.values(), default=now) - now
-        return max(running, 0.0) + self._scheduler.backlog_seconds(more_tokens=tokens, more_rows=rows)
+        running = sum(max(end - now, 0.0) for end in self._running.values())
+        return (running + self._scheduler.backlog_seconds(more_tokens=tokens, more_rows=rows)) / self._lanes
 
     def _check_open(self) -> None:
         if self._closed:

@@ -100,7 +100,7 @@ async def load_models(
     references = [(shelf.resolve(spec), ":" not in spec and "/" not in spec) for spec in wanted]
 
     def load_one(reference: Reference, chosen: bool) -> Loaded:
-        return Loaded(load(reference.path, engine=engine, threads=threads), reference, chosen)
+        return Loaded(load(reference.path, engine=engine, threads=threads, all_lanes=True), reference, chosen)
 
     jobs = [_in_daemon_thread(partial(load_one, reference, chosen)) for reference, chosen in references]
     return list(await asyncio.gather(*jobs))

@@ -1,4 +1,4 @@
-"""One served model: its queue, its engine worker and its open jobs, from acceptance to settlement."""
+"""One served model: its queue, its engine workers and its open jobs, from acceptance to settlement."""
 
 from __future__ import annotations
 
@@ -68,18 +68,23 @@ class ServedModel:
         entry = _entry(predictor)
         forecast = Forecast(entry.curve if entry else None)
         self.metrics = metrics.for_model(self.name, version, self.engine_id)
-        self.queue = AdmissionQueue(Scheduler(capacity.policy, forecast), capacity.limits, self.metrics.refused)
+        self.queue = AdmissionQueue(
+            Scheduler(capacity.policy, forecast), capacity.limits, self.metrics.refused, len(predictor.lanes)
+        )
         self._encoders = encoders
         self._loop = asyncio.get_running_loop()
         self._open: set[Job] = set()
         self._failure: NlpdeployError | None = None
-        self._worker = EngineWorker(
-            predictor.engine,
-            self.model,
-            self.queue,
-            deliver=lambda outcome: self._call(self._settle, outcome),
-            died=lambda error: self._call(self._give_up, error),
-        )
+        self._workers = [
+            EngineWorker(
+                engine,
+                self.model,
+                self.queue,
+                deliver=lambda outcome: self._call(self._settle, outcome),
+                died=lambda error: self._call(self._give_up, error),
+            )
+            for engine in predictor.lanes
+        ]
         self.metadata = _metadata(self, entry)
         self.metrics.describe(
             digest=self.digest,
@@ -93,14 +98,15 @@ class ServedModel:
             ready=self.ready,
             correction=lambda: forecast.correction,
         )
-        self._worker.start()
+        for worker in self._workers:
+            worker.start()
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
 
     def ready(self) -> bool:
         """Whether it answers."""
-        return self._failure is None and self._worker.alive()
+        return self._failure is None and all(worker.alive() for worker in self._workers)
 
     def idle(self) -> bool:
         """Whether every accepted job is answered."""
@@ -130,9 +136,9 @@ class ServedModel:
             job.fail(error)
 
     def close(self, timeout: float) -> bool:
-        """Let the worker end, waiting so many seconds, and free the engine; whether it ended."""
+        """Let the workers end, waiting so many seconds for each, and free the engines; whether all ended."""
         self.queue.close()
-        ended = self._worker.join(timeout)
+        ended = all(worker.join(timeout) for worker in self._workers)
         if ended:
             self.predictor.close()
         return ended
