@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 from collections.abc import Sequence
 from typing import Any
 
+from ..bundle.errors import EngineUnavailable
 from ..runtime.cores import instruction_sets, usable_cores
 from .builders import BUILDERS
 
+NEEDED = ("torch", "transformers", "safetensors", "onnx", "onnxruntime", "jinja2", "matplotlib")
 OWN_LOAD = 1.0
 """What an export itself can add to the load average beyond its threads' share."""
 
@@ -25,6 +28,18 @@ def describe_machine(packages: Sequence[str]) -> dict[str, Any]:
             for builder in BUILDERS.values()
         ],
     }
+
+
+def check_packages() -> None:
+    """See that what every export needs is there.
+
+    Raises:
+        EngineUnavailable: with the names of what is missing, and the line that installs it.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        mend = "pip install torch==2.13.0 && pip install 'nlpdeploy[cpu,export]'"
+        raise EngineUnavailable(f"export needs {', '.join(missing)}", mend=mend)
 
 
 def busy_note() -> tuple[str, ...]:

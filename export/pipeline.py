@@ -27,7 +27,7 @@ from .checkpoint import Checkpoint, load_torch, read_checkpoint
 from .corpus import Corpus, built_in_corpus, read_corpus
 from .graph import Graph, export_graph
 from .grid import evenly
-from .machine import busy_note
+from .machine import busy_note, check_packages
 from .parity import engine_answers, judge_parity
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
@@ -49,6 +49,7 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
         NlpdeployError: the checkpoint, the data or the store is unusable; nothing is published.
     """
     started = time.monotonic()
+    check_packages()
     ids = _engine_ids(request.engines)
     with request.store.staging(request.name) as staging:
         progress("reading the checkpoint", 0, 0)

@@ -1,5 +1,6 @@
 """A bundle folder against its manifest: changed, missing and extra files, links, newer schemas."""
 
+import dataclasses
 import hashlib
 import os
 from pathlib import Path
@@ -8,8 +9,9 @@ import pytest
 
 from nlpdeploy.bundle.digest import file_digest, folder_digests, read_manifest, verified_manifest
 from nlpdeploy.bundle.errors import CorruptBundle, NotFound, Unsupported
+from nlpdeploy.bundle.manifest import MANIFEST_NAME
 from nlpdeploy.bundle.store import Store
-from support.bundles import FILES, publish
+from support.bundles import FILES, example_manifest, publish
 
 
 @pytest.fixture
@@ -108,3 +110,12 @@ def test_digests_are_sha256_by_posix_path(tmp_path: Path) -> None:
     wanted = hashlib.sha256(b"abc").hexdigest()
     assert file_digest(tmp_path / "a/b/空 c") == wanted
     assert folder_digests(tmp_path) == {"a/b/空 c": wanted}
+
+
+def test_an_engine_whose_file_is_not_among_the_hashed_ones_is_refused(tmp_path: Path) -> None:
+    manifest = example_manifest()
+    entry = dataclasses.replace(manifest.engines[0], file="../../elsewhere/model.onnx")
+    manifest = dataclasses.replace(manifest, engines=(entry, *manifest.engines[1:])).sealed()
+    (tmp_path / MANIFEST_NAME).write_bytes(manifest.to_bytes())
+    with pytest.raises(CorruptBundle, match=r"missing: \.\./\.\./elsewhere/model\.onnx"):
+        verified_manifest(tmp_path)

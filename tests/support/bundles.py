@@ -11,9 +11,10 @@ from nlpdeploy.bundle.names import Reference
 from nlpdeploy.bundle.specs import Activation, EngineState, Layout, ModelSpec, Task, TensorSpec
 from nlpdeploy.bundle.store import Store
 
+MODEL_FILE = "engines/onnx-fp32/model.onnx"
 FILES: Mapping[str, bytes] = {
     "config.json": b'{"model_type": "bert"}\n',
-    "engines/onnx-fp32/model.onnx": bytes(range(256)) * 8,
+    MODEL_FILE: bytes(range(256)) * 8,
     "evidence/parity.json": b"[0.1, 0.2]",
     "tokenizer/tokenizer.json": "the 人 的".encode(),
 }
@@ -30,7 +31,7 @@ def example_manifest(name: str = "intent") -> Manifest:
     )  # fmt: skip
     engines = (
         EngineEntry(
-            "onnx-fp32", "onnxruntime", "fp32", Layout.PADDED, EngineState.READY, None, "engines/onnx-fp32/model.onnx",
+            "onnx-fp32", "onnxruntime", "fp32", Layout.PADDED, EngineState.READY, None, MODEL_FILE,
             (TensorSpec("input_ids", "INT64", (-1, -1)),), (TensorSpec("logits", "FP32", (-1, 2)),),
             {"fused": 6, "ratio": 0.5, "packed": False, "hint": None}, {"isa": "avx2"}, 2048, None,
             Accuracy(100, 0.91, 0.9, 0.0, 0.01), Latency(1.5, 2.5, 3.25, 410.0, 200),
@@ -60,9 +61,9 @@ def example_manifest(name: str = "intent") -> Manifest:
 def publish(
     store: Store, name: str = "intent", *, files: Mapping[str, bytes] = FILES, promote: bool = True
 ) -> Reference:
-    """Publish the files as the next version of a name."""
+    """Publish the files, and the model file that the manifest names, as the next version of a name."""
     with store.staging(name) as staging:
-        for path, data in files.items():
+        for path, data in {MODEL_FILE: FILES[MODEL_FILE], **files}.items():
             target = staging.path / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(data)
