@@ -42,7 +42,7 @@ class Source:
         model_type: e.g. ``bert``.
         parameters: number of parameters.
         versions: package name to version of what exported it.
-        notes: what the reader of the checkpoint had to say: defaults taken, warnings.
+        notes: what the export had to say of checkpoint, data and machine: defaults taken, warnings.
     """
 
     path: str

@@ -38,11 +38,15 @@ def write_tokenizer(folder: Path, checkpoint: Checkpoint) -> TextEncoder:
 
 
 def assemble_manifest(
-    request: ExportRequest, bench: Bench, entries: Sequence[EngineEntry], latency: Mapping[str, Latency]
+    request: ExportRequest,
+    bench: Bench,
+    entries: Sequence[EngineEntry],
+    latency: Mapping[str, Latency],
+    notes: tuple[str, ...],
 ) -> tuple[Manifest, str]:
     """The manifest with the engine chosen, and why that one.
 
-    Where none may serve, ``default_engine`` is empty and the sentence says why.
+    Where none may serve, ``default_engine`` is empty and the sentence says why. ``notes`` are the whole export's.
     """
     try:
         default, reason = choose(entries, max_accuracy_drop=request.max_accuracy_drop)
@@ -51,7 +55,7 @@ def assemble_manifest(
     manifest = Manifest(
         name=request.name,
         model=bench.checkpoint.model,
-        source=bench.checkpoint.source,
+        source=replace(bench.checkpoint.source, notes=notes),
         engines=tuple(_without_cases(entry) for entry in entries),
         default_engine=default,
         golden=golden_samples(bench),
@@ -104,7 +108,8 @@ def keep_evidence(store: Store, folder: Path, manifest: Manifest) -> Path:
         StoreFailed: the folder can't be written.
     """
     stamp = manifest.created.replace(":", "").replace("+0000", "Z")
-    target = store.root.with_name(store.root.name + ".evidence") / f"{manifest.name}-{stamp}"
+    root = store.root.resolve()  # "." has no name to add to
+    target = root.with_name(root.name + ".evidence") / f"{manifest.name}-{stamp}"
     try:
         shutil.copytree(folder / "evidence", target / "evidence", dirs_exist_ok=True)
         sealed = replace(manifest, files=folder_digests(folder)).sealed()

@@ -31,7 +31,7 @@ from .machine import busy_note, check_packages
 from .parity import engine_answers, judge_parity
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
-from .timing import fit_curve, lone_seconds, measure_latency
+from .timing import EngineStopped, fit_curve, lone_seconds, measure_latency
 
 CORPUS_LIMIT = 4000
 CALIBRATION_ROWS = 256
@@ -64,8 +64,9 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
         entries = [_build_and_prove(i, graph, staging.path, bench, request.tolerance, progress) for i in ids]
         shutil.rmtree(_work(staging.path))
         busy = busy_note()
-        entries, latency = _time(entries, bench, request.timing_seconds, progress)
-        manifest, choice = assemble_manifest(request, bench, entries, latency)
+        entries, latency = _time(entries, bench, staging.path, request.timing_seconds, progress)
+        notes = (*checkpoint.notes, *corpus.notes, *busy)
+        manifest, choice = assemble_manifest(request, bench, entries, latency, notes)
         write_evidence(staging.path, entries)
         write_report(manifest, staging.path)
         published = None
@@ -75,7 +76,6 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
             folder = published.path
         else:
             folder = keep_evidence(request.store, staging.path, manifest)
-    notes = (*checkpoint.notes, *corpus.notes, *busy)
     return ExportResult(manifest, published, folder / "evidence/report.html", choice, notes, time.monotonic() - started)
 
 
@@ -133,15 +133,19 @@ def _build_and_prove(
     except EngineUnavailable as error:
         return _withdrawn(replace(blank, reason=error.line()), folder)
     except EngineFailed as error:
-        return _withdrawn(replace(blank, state=EngineState.FAILED, reason=error.line()), folder)
+        return _failed(blank, error.line(), folder)
     model = bench.checkpoint.model
     given = engine_answers(engine, bench.answers, model, progress=progress)
     parity = judge_parity(given, entry.precision, bench.answers, model, tolerance=tolerance)
     entry = replace(entry, parity=parity)
     if not parity.passed:
         engine.close()
-        return _withdrawn(replace(entry, state=EngineState.FAILED, reason=parity.reason, file=None), folder)
-    engine, entry = _on_best_threads(engine, entry, folder, bench)
+        return _failed(entry, parity.reason, folder)
+    try:
+        engine, entry = _on_best_threads(engine, entry, folder, bench)
+    except EngineFailed as error:
+        engine.close()
+        return _failed(entry, error.line(), folder)
     bench.passed[engine_id] = engine
     if bench.corpus.labels is None or given.logits is None:
         return entry
@@ -161,6 +165,10 @@ def _on_best_threads(engine: Engine, entry: EngineEntry, folder: Path, bench: Be
     return best, replace(entry, options={**entry.options, "lone_threads": threads, "cores": cores})
 
 
+def _failed(entry: EngineEntry, reason: str | None, folder: Path) -> EngineEntry:
+    return _withdrawn(replace(entry, state=EngineState.FAILED, reason=reason, file=None), folder)
+
+
 def _withdrawn(entry: EngineEntry, folder: Path) -> EngineEntry:
     # What can't serve is not shipped; its evidence is.
     shutil.rmtree(folder / "engines" / entry.id, ignore_errors=True)
@@ -168,20 +176,43 @@ def _withdrawn(entry: EngineEntry, folder: Path) -> EngineEntry:
 
 
 def _time(
-    entries: list[EngineEntry], bench: Bench, seconds: float, progress: Progress
+    entries: list[EngineEntry], bench: Bench, folder: Path, seconds: float, progress: Progress
 ) -> tuple[list[EngineEntry], dict[str, Latency]]:
-    model = bench.checkpoint.model
-    engines: dict[str, Engine] = {bench.reference.id: bench.reference, **bench.passed}
-    latency = measure_latency(
-        engines, bench.rows, model, baseline=bench.reference.id, budget_seconds=seconds, seed=0, progress=progress
-    )
+    """Time what passed, and fail what raises meanwhile."""
+    latency, stopped = _interleaved(bench, seconds, progress)
     timed = []
     for entry in entries:
-        if entry.id in bench.passed:
+        engine = bench.passed.get(entry.id)
+        if engine is not None:
             progress(f"fitting the latency curve of {entry.id}", 0, 0)
-            curve = fit_curve(bench.passed[entry.id], bench.rows, model, budget_seconds=seconds / 8)
-            entry = replace(entry, latency=latency[entry.id], curve=curve)
-        timed.append(entry)
-    for engine in engines.values():
-        engine.close()
+            try:
+                curve = fit_curve(engine, bench.rows, bench.checkpoint.model, budget_seconds=seconds / 8)
+                entry = replace(entry, latency=latency[entry.id], curve=curve)
+            except EngineFailed as error:
+                stopped[entry.id] = error.line()
+            engine.close()
+        timed.append(_failed(entry, stopped[entry.id], folder) if entry.id in stopped else entry)
+    bench.reference.close()
     return timed, latency
+
+
+def _interleaved(bench: Bench, seconds: float, progress: Progress) -> tuple[dict[str, Latency], dict[str, str]]:
+    """Times by id, and why by id of those that raised; after each of them the others are timed anew, among themselves.
+
+    Raises:
+        EngineFailed: the reference raised.
+    """
+    stopped: dict[str, str] = {}
+    while True:
+        engines: dict[str, Engine] = {bench.reference.id: bench.reference, **bench.passed}
+        try:
+            latency = measure_latency(
+                engines, bench.rows, bench.checkpoint.model, baseline=bench.reference.id, budget_seconds=seconds,
+                seed=0, progress=progress,
+            )  # fmt: skip
+            return latency, stopped
+        except EngineStopped as error:
+            if error.engine not in bench.passed:
+                raise
+            bench.passed.pop(error.engine).close()
+            stopped[error.engine] = error.line()

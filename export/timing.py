@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..bundle.compare import quantile
-from ..bundle.errors import InvalidInput
+from ..bundle.errors import EngineFailed, InvalidInput
 from ..bundle.evidence import Latency, LatencyCurve
 from ..bundle.specs import ModelSpec
 from ..runtime.batching import lay_out, plan
@@ -33,6 +33,19 @@ _CURVE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
 _ROW_COUNTS = (1, 2, 4, 8, 16, 32)
 _MOST_PASSES = 9
 _LEAST_POINTS = 6
+
+
+class EngineStopped(EngineFailed):
+    """An engine raised while it was timed.
+
+    Args:
+        engine: its id among those timed.
+        error: what it raised.
+    """
+
+    def __init__(self, engine: str, error: EngineFailed) -> None:
+        self.engine = engine
+        super().__init__(f"while it was timed: {error.line()}")
 
 
 def measure_latency(
@@ -61,7 +74,7 @@ def measure_latency(
 
     Raises:
         InvalidInput: no rows, or the baseline is not among the engines.
-        EngineFailed: an engine raised.
+        EngineStopped: an engine raised; its times and those measured beside it are void.
     """
     if baseline not in engines or not rows:
         found = f"{len(rows)} rows, engines {', '.join(engines)}"
@@ -129,8 +142,13 @@ def lone_seconds(engine: Engine, rows: Sequence[Row], pad_id: int) -> float:
     return statistics.median(call_seconds(engine, feed) for feed in feeds)
 
 
-def _feed(engine: Engine, rows: Sequence[Row], model: ModelSpec) -> Feed:
-    return lay_out(rows, engine.layout, engine.inputs, model.pad_id)
+def _seconds(engines: Mapping[str, Engine], name: str, rows: Sequence[Row], model: ModelSpec) -> float:
+    engine = engines[name]
+    feed = lay_out(rows, engine.layout, engine.inputs, model.pad_id)
+    try:
+        return call_seconds(engine, feed)
+    except EngineFailed as error:
+        raise EngineStopped(name, error) from error
 
 
 def _warm_up(engines: Mapping[str, Engine], drawn: Sequence[Row], model: ModelSpec, clock: _Clock) -> list[Row]:
@@ -141,8 +159,8 @@ def _warm_up(engines: Mapping[str, Engine], drawn: Sequence[Row], model: ModelSp
             continue
         if lengths and not clock.left(_WARM_SHARE):
             break
-        for engine in engines.values():
-            engine.run(_feed(engine, [row], model))
+        for name in engines:
+            _seconds(engines, name, [row], model)
         lengths.add(len(row))
     return [row for row in drawn if len(row) in lengths]
 
@@ -156,9 +174,8 @@ def _time_alone(
     while done < _MIN_ROUNDS or clock.left(_WARM_SHARE + _ALONE_SHARE):
         row, before = rows[done % len(rows)], rows[(done - 1) % len(rows)]
         for i in rng.permutation(len(names)):
-            engine = engines[names[i]]
-            engine.run(_feed(engine, [before], model))
-            seconds[names[i]].append(call_seconds(engine, _feed(engine, [row], model)))
+            _seconds(engines, names[i], [before], model)
+            seconds[names[i]].append(_seconds(engines, names[i], [row], model))
         done += 1
     return seconds
 
@@ -183,8 +200,7 @@ def _time_batches(
     while passes < 2 or clock.left(1.0):
         for number, batch in enumerate(batches):
             for i in rng.permutation(len(names)):
-                engine = engines[names[i]]
-                taken = call_seconds(engine, _feed(engine, batch, model))
+                taken = _seconds(engines, names[i], batch, model)
                 if passes:
                     seconds[names[i]][number].append(taken)
         passes += 1
