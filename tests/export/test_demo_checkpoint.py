@@ -14,8 +14,12 @@ from nlpdeploy.export.demo_checkpoint import (
     demo_data,
     demo_labels,
     demo_rows,
+    find_demo_checkpoint,
     train_demo_checkpoint,
 )
+
+
+FILES_OF_INTENTS = ["intents", "intents-test.csv", "intents-training.json"]
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +109,20 @@ def test_same_seed_gives_the_same_weights_and_replaces_an_earlier_demo_checkpoin
     for _ in range(2):
         train_demo_checkpoint(folder, seed=3, epochs=1)
         weights.append((folder / "model.safetensors").read_bytes())
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["intents", "intents-test.csv"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == FILES_OF_INTENTS
     assert weights[0] == weights[1]
+
+
+def test_an_earlier_checkpoint_is_found_again_unless_a_part_of_it_is_missing(trained: DemoCheckpoint) -> None:
+    found = find_demo_checkpoint(trained.path)
+    assert found == trained
+    hidden = trained.test_csv.with_suffix(".hidden")
+    trained.test_csv.rename(hidden)
+    try:
+        assert find_demo_checkpoint(trained.path) is None
+    finally:
+        hidden.rename(trained.test_csv)
+    assert find_demo_checkpoint(trained.path.with_name("absent")) is None
 
 
 def test_ctrl_c_while_training_leaves_nothing(tmp_path: Path) -> None:

@@ -31,26 +31,31 @@ class Run:
     waiting: list[Ticket[str]]
 
 
-def simulate(plan: Scheduler[str], tickets: list[Ticket[str]]) -> list[Run]:
-    """One engine that takes exactly the forecast time, until nothing waits."""
+def simulate(plan: Scheduler[str], tickets: list[Ticket[str]], lanes: int = 1) -> list[Run]:
+    """So many engines that take exactly the forecast time, until nothing waits."""
     coming = sorted(tickets, key=lambda t: t.arrived)
     waiting: list[Ticket[str]] = []
+    running: list[tuple[float, float, list[Ticket[str]]]] = []
     runs, now = [], 0.0
     while coming or len(plan):
         while coming and coming[0].arrived <= now:
             waiting.append(coming[0])
             plan.add(coming.pop(0))
-        batch = plan.next_batch(now)
+        for end, seconds, batch in [run for run in running if run[0] <= now]:
+            running.remove((end, seconds, batch))
+            plan.finished(batch, seconds, now)
+        idle = len(running) < lanes
+        batch = plan.next_batch(now) if idle else []
         waiting = [t for t in waiting if t.deadline > now]
         if batch:
             runs.append(Run(now, batch, waiting))
             waiting = [t for t in waiting if t not in batch]
             seconds = plan.batch_seconds(batch)
-            now += seconds
-            plan.finished(batch, seconds, now)
+            running.append((now + seconds, seconds, batch))
             continue
-        wake = plan.wake_at()
-        moments = [moment for moment in (wake, coming[0].arrived if coming else None) if moment is not None]
+        wake = plan.wake_at() if idle else None
+        moments = [wake, coming[0].arrived if coming else None, min(running)[0] if running else None]
+        moments = [moment for moment in moments if moment is not None]
         assert not moments or min(moments) > now, "the scheduler asks to be woken in the past and does nothing"
         now = min(moments, default=now)
     return runs
@@ -77,11 +82,11 @@ policies = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(rows, max_size=60), policies)
+@given(st.lists(rows, max_size=60), policies, st.sampled_from([1, 2, 3]))
 def test_each_row_runs_once_or_expires_within_budgets_and_the_most_urgent_is_never_passed_over(
-    tickets: list[Ticket[str]], policy: Policy
+    tickets: list[Ticket[str]], policy: Policy, lanes: int
 ) -> None:
-    runs = simulate(scheduler(policy), tickets)
+    runs = simulate(scheduler(policy), tickets, lanes)
     ran = [row for run in runs for row in run.batch]
     assert len(ran) == len(set(map(id, ran)))
     starts = {id(row): run.start for run in runs for row in run.batch}
@@ -160,14 +165,34 @@ def test_a_row_that_comes_long_after_a_batch_of_several_does_not_wait() -> None:
     assert len(plan.next_batch(2.0)) == 1
 
 
-def test_while_another_engine_is_busy_a_row_waits_for_company_but_not_past_its_deadline() -> None:
+def test_the_wait_for_company_ends_in_time_for_a_deadline() -> None:
     plan = scheduler(Policy(linger=0.0015))
-    plan.add(ticket(10, arrived=1.0))
-    assert plan.next_batch(1.0)
-    plan.add(ticket(10, arrived=1.001))
-    assert plan.next_batch(1.001) == []
-    plan.add(ticket(10, arrived=1.0011, deadline=1.0025))
-    assert len(plan.next_batch(1.0013)) == 2
+    finished_batch_of(plan, 6, now=1.0)
+    plan.add(ticket(10, arrived=1.0001, deadline=1.0018))
+    assert plan.next_batch(1.0001) == []
+    assert plan.wake_at() == pytest.approx(1.0018 - plan.forecast.seconds(10, 1))
+
+
+def test_a_lone_row_at_an_idle_engine_starts_at_once_while_another_one_is_busy() -> None:
+    plan = scheduler()
+    for moment in (1.0, 1.0005):
+        row = ticket(10, arrived=moment)
+        plan.add(row)
+        assert plan.next_batch(moment) == [row]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 512), st.floats(0, 0.05)), min_size=1, max_size=40))
+def test_as_many_clients_as_engines_never_wait(asked: list[tuple[int, float]]) -> None:
+    plan = scheduler()
+    for client in (0, 1):
+        now = 0.0
+        for length, pause in asked[client::2]:
+            now += pause
+            row = ticket(length, arrived=now)
+            # Nothing but its own request occupies a client's engine, so it must start on arrival.
+            assert [run.start for run in simulate(plan, [row], lanes=2) if row in run.batch] == [now]
+            now += plan.forecast.seconds(length, 1)
 
 
 def test_neighbours_by_length_go_together_and_far_lengths_apart() -> None:

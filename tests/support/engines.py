@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +119,14 @@ def tiny_manifest(model: ModelSpec, *, engines: tuple[EngineEntry, ...] = (), na
 
 
 def tiny_predictor(
-    folder: Path, engine: TinyEngine | None = None, model: ModelSpec | None = None, *, name: str = "tiny"
+    folder: Path,
+    engine: TinyEngine | None = None,
+    model: ModelSpec | None = None,
+    *,
+    name: str = "tiny",
+    others: Sequence[TinyEngine] = (),
 ) -> Predictor:
-    """A predictor over the tiny tokenizer and a tiny engine."""
+    """A predictor over the tiny tokenizer and a tiny engine, with ``others`` as further lanes."""
     spec = model or tiny_model()
     encoder = TextEncoder(write_tiny_tokenizer(folder / "tokenizer.json"), spec.max_length)
-    return Predictor(tiny_manifest(spec, name=name), encoder, engine or TinyEngine())
+    return Predictor(tiny_manifest(spec, name=name), encoder, engine or TinyEngine(), others)

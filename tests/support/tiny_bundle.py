@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from nlpdeploy.bundle.evidence import LatencyCurve, ParityResult
-from nlpdeploy.bundle.manifest import EngineEntry, GoldenSample
+from nlpdeploy.bundle.manifest import EngineEntry, GoldenSample, Manifest
 from nlpdeploy.bundle.names import Reference
 from nlpdeploy.bundle.specs import EngineState, Layout
 from nlpdeploy.bundle.store import Store
@@ -21,8 +22,10 @@ MODEL_FILE = "engines/onnx-fp32/model.onnx"
 GOLDEN_TEXTS = ("hello a notebook", "world", "note 的 book a a a", "人 hello 人")
 
 
-def publish_tiny_bundle(root: Path, name: str = "tiny") -> Reference:
-    """Publish the next version of the tiny model in the store at ``root``."""
+def publish_tiny_bundle(
+    root: Path, name: str = "tiny", change: Callable[[Manifest], Manifest] = lambda manifest: manifest
+) -> Reference:
+    """Publish the next version of the tiny model in the store at ``root``, its manifest changed."""
     store = Store(root)
     model = tiny_model()
     parity = ParityResult(
@@ -40,7 +43,7 @@ def publish_tiny_bundle(root: Path, name: str = "tiny") -> Reference:
         write_tiny_graph(staging.path / MODEL_FILE)
         golden = _golden(TextEncoder(tokenizer, model.max_length))
         manifest = tiny_manifest(model, engines=(entry,), name=name)
-        return store.publish(staging, dataclasses.replace(manifest, golden=golden))
+        return store.publish(staging, change(dataclasses.replace(manifest, golden=golden)))
 
 
 def write_tiny_graph(path: Path) -> Path:
