@@ -22,7 +22,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="may be repeated (default: all of the store)",
     )
     parser.add_argument("--engine", metavar="ID", help="default: each bundle's own")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of an engine (default: the usable cores)")
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of an engine (default: as export measured for a lone text)"
+    )
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="default: 127.0.0.1")
     parser.add_argument(
         "--grpc-port", type=console.host_port, default=8001, metavar="P", help="default: 8001; 0: any free one"

@@ -20,7 +20,7 @@ class EngineOptions:
     """How to run an engine on this machine.
 
     Attributes:
-        threads: intra-op threads; by default the cores that the cgroup gives.
+        threads: intra-op threads.
         exclusive: no other engine shares the cores, so that waiting threads may spin.
     """
 

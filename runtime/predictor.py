@@ -162,10 +162,11 @@ def load(
             serves).
         engine: id of an engine; by default the bundle's. A default engine that can't run on this machine is replaced by
             the next ready one that can.
-        threads: intra-op threads; by default what export found fastest for a lone text on as many cores as there are
-            here, else all cores.
+        threads: intra-op threads of one lane; by default what export found fastest for a lone text on as many cores as
+            there are here, else all cores.
         exclusive: nothing else runs on the cores, so waiting threads may spin.
-        all_lanes: load the engine as often as its threads fit into the cores, for calls side by side.
+        all_lanes: load the engine as often as its threads fit into the cores, for calls side by side; each copy holds
+            the model's weights.
 
     Raises:
         NotFound: no bundle there, or no such engine.
@@ -177,12 +178,11 @@ def load(
     encoder = TextEncoder(folder / TOKENIZER_FILE, manifest.model.max_length)
     failures = []
     for entry in _candidates(manifest, engine):
+        options = EngineOptions(threads or lone_threads(entry, usable_cores()), exclusive)
+        lanes = max(1, usable_cores() // options.threads) if all_lanes else 1
         try:
-            options = EngineOptions(threads or lone_threads(entry, usable_cores()), exclusive)
-            loaded = load_engine(entry, folder, options)
-            replay_golden(loaded, entry, manifest)
-            lanes = max(1, usable_cores() // options.threads) if all_lanes else 1
-            return Predictor(manifest, encoder, loaded, [load_engine(entry, folder, options) for _ in range(lanes - 1)])
+            first, *others = _proven_lanes(entry, folder, manifest, options, lanes)
+            return Predictor(manifest, encoder, first, others)
         except (EngineUnavailable, EngineFailed) as error:
             if engine is not None:
                 raise
@@ -235,6 +235,22 @@ def replay_golden(engine: Engine, entry: EngineEntry, manifest: Manifest) -> Non
 def golden_row(input_ids: Iterable[int], token_type_ids: Iterable[int]) -> Row:
     """A row from stored ids."""
     return Row(np.array(tuple(input_ids), dtype=np.int64), np.array(tuple(token_type_ids), dtype=np.int64))
+
+
+def _proven_lanes(
+    entry: EngineEntry, folder: Path, manifest: Manifest, options: EngineOptions, count: int
+) -> list[Engine]:
+    """The engine, loaded so many times; each has replayed the golden samples, which warms it up too."""
+    lanes: list[Engine] = []
+    try:
+        for _ in range(count):
+            lanes.append(load_engine(entry, folder, options))
+            replay_golden(lanes[-1], entry, manifest)
+    except BaseException:
+        for engine in lanes:
+            engine.close()
+        raise
+    return lanes
 
 
 def _candidates(manifest: Manifest, engine: str | None) -> list[EngineEntry]:

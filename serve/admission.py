@@ -55,7 +55,7 @@ class AdmissionQueue:
         scheduler: chooses; used under this queue's lock only.
         limits: how much may wait.
         refused: told of each refusal at the door.
-        lanes: engines that take from it side by side.
+        lanes: number of engine workers that take from it side by side.
     """
 
     def __init__(
@@ -74,6 +74,18 @@ class AdmissionQueue:
         """Rows and tokens that wait now; rows include those still being tokenised."""
         return self._held, self._scheduler.tokens
 
+    def check_rows(self, rows: int) -> None:
+        """Refuse a request of more rows than may ever wait, before anything is made for each of them.
+
+        Raises:
+            TooLarge: it is one.
+        """
+        if rows > self._limits.rows:
+            self._refused(Refusal.TOO_LARGE)
+            raise TooLarge(
+                "rows of one request", found=rows, wanted=f"at most {self._limits.rows}", mend="send fewer texts"
+            )
+
     def reserve(self, job: Job) -> None:
         """Let a job in, its rows not tokenised yet.
 
@@ -83,11 +95,9 @@ class AdmissionQueue:
             Unavailable: the queue is closed.
         """
         rows = len(job.question)
+        self.check_rows(rows)
         with self._changed:
             self._check_open()
-            if rows > self._limits.rows:
-                self._refused(Refusal.TOO_LARGE)
-                raise TooLarge("rows of one request", found=rows, wanted=f"at most {self._limits.rows}")
             if self._held + rows > self._limits.rows:
                 self._refused(Refusal.QUEUE_ROWS)
                 raise self._overloaded("queue is full", f"{self._held} rows waiting", f"{self._limits.rows}")
@@ -132,6 +142,8 @@ class AdmissionQueue:
                 batch = self._scheduler.next_batch(now)
                 if batch:
                     self._start(batch, now)
+                    if len(self._scheduler):
+                        self._changed.notify()  # what is left is for another lane, which may be asleep
                     return batch
                 wake = self._scheduler.wake_at()
                 self._changed.wait(None if wake is None else max(wake - now, 0.0))
@@ -178,8 +190,9 @@ class AdmissionQueue:
             raise self._overloaded("queue is full", f"{self._scheduler.tokens} tokens waiting", f"{limit}")
 
     def _check_deadline(self, job: Job, tokens: int, now: float) -> None:
-        # With nothing ahead it is let in whatever the forecast says: a stale forecast is mended by trying only.
-        if math.isinf(job.deadline) or not (len(self._scheduler) or self._running):
+        # With an idle lane and nothing ahead it is let in whatever the forecast says: a stale forecast is mended by
+        # trying only.
+        if math.isinf(job.deadline) or not (len(self._scheduler) or len(self._running) >= self._lanes):
             return
         wait, left = self._wait_seconds(now, tokens, len(job.rows)), job.deadline - now
         if wait > left:

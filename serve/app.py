@@ -38,7 +38,8 @@ class Settings:
         store: the store's folder.
         models: ``name`` or ``name:version`` each; empty for all of the store.
         engine: id of an engine; by default each bundle's.
-        threads: intra-op threads of an engine; by default the usable cores.
+        threads: intra-op threads of an engine; by default what export found fastest for a lone text. The cores that it
+            leaves are filled with more of it.
         host: address of both fronts.
         grpc_port: 0 for a free one, which the start-up line names.
         http_port: as ``grpc_port``.
@@ -80,7 +81,9 @@ class Front(Protocol):
 
 
 def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
-    """Serve until SIGTERM or SIGINT; the exit status, 0.
+    """Serve until SIGTERM or SIGINT; the exit status, 0, with which the process is expected to end.
+
+    From then on both signals are ignored: one too many must not turn the 0 into a kill.
 
     Args:
         settings: addresses and limits.
@@ -94,7 +97,7 @@ def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encoder threads are the parallelism
     sys.setswitchinterval(SWITCH_INTERVAL)
     if not asyncio.run(serve(settings, predictors)):
-        # An engine call that does not return can't be interrupted, and unwinding under it would crash.
+        # A runtime at work can't be interrupted, and an interpreter that ends under it would crash.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
@@ -105,7 +108,7 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> boo
     """As :func:`run`, in a running event loop.
 
     Returns:
-        Whether every engine thread has ended.
+        Whether every thread that calls a runtime has ended.
     """
     signals = _Signals()
     names = tuple(spec.replace("/", ":").partition(":")[0] for spec in settings.models)
@@ -113,7 +116,8 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> boo
     fronts: dict[str, Front] = {}
     try:
         ports = await _start_fronts(settings, plane, fronts)
-        if await _load(settings, predictors, plane, signals):
+        loaded = await _load(settings, predictors, plane, signals)
+        if loaded:
             await plane.warm()
             # What was loaded stays: the collector needn't walk through it while requests wait.
             gc.collect()
@@ -127,8 +131,8 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> boo
         # The answers are made by now; this is the time for their last bytes, and for an engine call under way.
         await asyncio.gather(*(front.stop(LAST_BYTES) for front in fronts.values()))
         ended = plane.close(0.0 if signals.second.is_set() else LAST_CALL)
-        signals.restore()
-    return ended
+        signals.ignore()
+    return ended and loaded
 
 
 class _Signals:
@@ -136,16 +140,17 @@ class _Signals:
 
     def __init__(self) -> None:
         self.first, self.second = asyncio.Event(), asyncio.Event()
-        self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        # Not the loop's own handlers: when it closes it would put back those that kill.
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._came)
+            signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(self._came))
 
     def _came(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
 
-    def restore(self) -> None:
+    def ignore(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def _start_fronts(settings: Settings, plane: DataPlane, fronts: dict[str, Front]) -> dict[str, int]:

@@ -81,17 +81,18 @@ class Loaded:
 async def load_models(
     store: Path, specs: Sequence[str], *, engine: str | None = None, threads: int | None = None
 ) -> list[Loaded]:
-    """Load models side by side in threads: verify every file, load the engine, replay the golden samples.
+    """Load models side by side in threads: verify every file, load the engine in every lane, replay the golden samples.
 
     Args:
         store: the store's folder.
         specs: ``name`` or ``name:version``; empty for all names of the store.
         engine: id of an engine; by default each bundle's.
-        threads: intra-op threads of each engine.
+        threads: intra-op threads of each lane; by default as :func:`nlpdeploy.runtime.load` says.
 
     Raises:
         NotFound: no such model, or an empty store.
-        CorruptBundle, EngineUnavailable, EngineFailed: the first one that can't be loaded, with its name.
+        CorruptBundle, EngineUnavailable, EngineFailed: of the first one that can't be loaded; raised once no other is
+            being loaded any more, since an interpreter that ends under a runtime at work crashes.
     """
     shelf = Store(store)
     wanted = list(dict.fromkeys(specs or shelf.names()))
@@ -103,7 +104,11 @@ async def load_models(
         return Loaded(load(reference.path, engine=engine, threads=threads, all_lanes=True), reference, chosen)
 
     jobs = [_in_daemon_thread(partial(load_one, reference, chosen)) for reference, chosen in references]
-    return list(await asyncio.gather(*jobs))
+    ended = await asyncio.gather(*jobs, return_exceptions=True)
+    for outcome in ended:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [outcome for outcome in ended if isinstance(outcome, Loaded)]
 
 
 def _in_daemon_thread(function: Callable[[], T]) -> asyncio.Future[T]:

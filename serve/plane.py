@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from .answers import answer_parameters, output_tensors, predictions
 from .job import Job, Question
 from .metrics import CANCELLED, Metrics, outcome_of
 from .models import ModelSet
-from .requests import read_body, read_request, read_timeout
+from .requests import read_body, read_request, read_timeout, rows_asked
 from .served_model import Capacity, ServedModel
 
 SERVER_NAME = "nlpdeploy"
@@ -125,7 +126,8 @@ class DataPlane:
         """Free engines and threads after :meth:`drain`; whether all engine threads ended within ``timeout`` seconds."""
         self._draining = True
         self._encoders.shutdown(wait=False, cancel_futures=True)
-        ended = [served.close(timeout) for served in self._models.all()]
+        end = time.monotonic() + timeout
+        ended = [served.close(max(end - time.monotonic(), 0.0)) for served in self._models.all()]
         return all(ended)
 
     # -- questions ----------------------------------------------------------------------------------------------------
@@ -191,6 +193,7 @@ class DataPlane:
         """
         accepted = self._now()
         with self._counted(accepted, request.model, request.version) as served:
+            served.queue.check_rows(rows_asked(request))
             question = read_request(request, served.model, served.vocabulary)
             named = min(_or_never(deadline), accepted + read_timeout(request.parameters))
             job = await self._answered(served, question, accepted, named)
@@ -208,6 +211,7 @@ class DataPlane:
         accepted = self._now()
         with self._counted(accepted, model, version) as served:
             question, single = read_body(body, served.model)
+            served.queue.check_rows(len(question))
             job = await self._answered(served, question, accepted, _or_never(deadline))
             rows = predictions(job.logits, job.rows, served.model, question.outputs)
             parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)

@@ -19,6 +19,11 @@ SEGMENTS = 2
 """Token types that encoders know: first and second text."""
 
 
+def rows_asked(request: InferRequest) -> int:
+    """How many rows a request has, before it is checked: the longest first axis of its inputs."""
+    return max((tensor.shape[0] for tensor in request.inputs if tensor.shape), default=0)
+
+
 def read_request(request: InferRequest, model: ModelSpec, vocabulary: int) -> Question:
     """The question of a ``ModelInfer``.
 
@@ -79,13 +84,15 @@ def read_timeout(parameters: Mapping[str, Parameter]) -> float:
     """Seconds of the ``timeout`` parameter, which is in whole microseconds; infinity where it is absent or 0.
 
     Raises:
-        InvalidInput: no whole number, or negative.
+        InvalidInput: no whole number, negative, or more than 64 bits.
     """
     timeout = parameters.get("timeout", 0)
     if isinstance(timeout, bool) or not isinstance(timeout, int) or timeout < 0:
         raise InvalidInput(
             "parameter timeout", found=repr(timeout), wanted="microseconds as a whole number, 0 for none"
         )
+    if timeout >= 2**64:
+        raise InvalidInput("parameter timeout", found="an integer of more than 64 bits", wanted="microseconds")
     return timeout / 1e6 if timeout else math.inf
 
 

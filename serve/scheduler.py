@@ -6,8 +6,9 @@ before it. The leader takes its neighbours by length along for as long as runnin
 faster than apart, within the budgets.
 
 An engine that has just answered many clients would take the first of them back alone while the others are on their
-way. So a batch lingers, but only where company is likely: right after a batch of more than twice as many rows, or
-while another engine is busy. A lone row at an idle engine starts at once.
+way. So a batch lingers, but only where company is likely: right after a batch of more than twice as many rows. Any
+other row that finds an engine idle starts at once, whatever the other engines do: rows that come while all are busy
+gather by themselves.
 """
 
 from __future__ import annotations
@@ -77,7 +78,6 @@ class Scheduler(Generic[T]):
         self.policy = policy
         self.forecast = forecast
         self.tokens = 0
-        self.busy = 0
         self._by_length: list[tuple[int, int, Ticket[T]]] = []
         self._by_due: list[tuple[float, int, Ticket[T]]] = []
         self._numbers = 0
@@ -116,7 +116,6 @@ class Scheduler(Generic[T]):
         batch = self._grow(leader, now)
         for ticket in batch:
             self.discard(ticket)
-        self.busy += 1
         return batch
 
     def wake_at(self) -> float | None:
@@ -125,7 +124,6 @@ class Scheduler(Generic[T]):
 
     def finished(self, batch: list[Ticket[T]], seconds: float | None, now: float) -> None:
         """An engine has run ``batch`` in ``seconds`` (None where it failed, which says nothing of its speed)."""
-        self.busy -= 1
         self._last_rows = len(batch)
         self._last_finish = now
         if seconds is not None:
@@ -162,17 +160,13 @@ class Scheduler(Generic[T]):
         """When the waiting rows may start: -inf for at once."""
         policy = self.policy
         waiting = len(self._by_length)
-        if waiting >= policy.max_rows or self.tokens >= policy.max_tokens:
+        if waiting >= policy.max_rows or self.tokens >= policy.max_tokens or 2 * waiting >= self._last_rows:
             return -math.inf
         due, _, leader = self._by_due[0]
         alone = self.forecast.seconds(leader.length, 1)
         # A companion saves the engine one call's fixed cost; waiting longer than that would lose more than it wins.
         linger = min(policy.linger, 2 * alone - self.forecast.seconds(2 * leader.length, 2))
-        if self.busy:
-            return min(leader.arrived + linger, due - alone)
-        if 2 * waiting < self._last_rows:
-            return min(self._last_finish + linger, due - alone)
-        return -math.inf
+        return min(self._last_finish + linger, due - alone)
 
     def _grow(self, leader: Ticket[T], now: float) -> list[Ticket[T]]:
         """The leader and its neighbours by length, nearest first, while together is faster than apart."""

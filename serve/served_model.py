@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -136,9 +137,10 @@ class ServedModel:
             job.fail(error)
 
     def close(self, timeout: float) -> bool:
-        """Let the workers end, waiting so many seconds for each, and free the engines; whether all ended."""
+        """Let the workers end, waiting so many seconds for all, and free the engines; whether all ended."""
         self.queue.close()
-        ended = all(worker.join(timeout) for worker in self._workers)
+        end = time.monotonic() + timeout
+        ended = all(worker.join(max(end - time.monotonic(), 0.0)) for worker in self._workers)
         if ended:
             self.predictor.close()
         return ended

@@ -1,4 +1,4 @@
-"""The thread that runs one engine: takes a batch, runs it, hands the outcome on, until the queue is closed.
+"""The thread of one lane: takes a batch, runs it on its engine, hands the outcome on, until the queue is closed.
 
 A batch that fails fails alone, whatever the engine raised. An error outside the engine's call is a bug, or an
 interpreter that gives up: the thread ends, says so, and its owner answers everything that is still open.

@@ -125,6 +125,29 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert answers == [503]
 
 
+def test_signals_without_end_still_end_with_0(tmp_path: Path) -> None:
+    with server_process(folder=tmp_path) as server:
+        server.wait_ready()
+        while server.process.poll() is None:
+            server.signal()
+            time.sleep(0.005)
+        status, said = server.wait()
+    assert status == 0
+    assert "Traceback" not in said
+
+
+def test_a_signal_while_models_are_loaded_ends_with_0(tmp_path: Path) -> None:
+    publish_tiny_bundle(tmp_path)
+    port = free_port()
+    with server_process(store=tmp_path, model="tiny", http_port=port) as server:
+        while get(port, "/v2/health/live") is None:
+            time.sleep(0.002)
+        server.signal()
+        status, said = server.wait()
+    assert status == 0
+    assert said.count("\n") <= 4
+
+
 def signal_until_gone(server: Server) -> None:
     # Two signals sent back to back may arrive as one.
     while server.process.poll() is None:

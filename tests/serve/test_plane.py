@@ -270,6 +270,21 @@ def test_a_full_queue_refuses_at_once_with_a_retry_hint(tmp_path: Path) -> None:
     assert asyncio.run(main()).retry_after > 0
 
 
+def test_too_many_rows_are_refused_before_any_of_them_is_looked_at(tmp_path: Path) -> None:
+    ids = np.full((5000, 2), 999, dtype=np.int64)  # out of the vocabulary, which would be another error
+
+    async def main() -> None:
+        async with serving(tmp_path) as plane:
+            with pytest.raises(TooLarge, match="found 5000"):
+                await plane.infer(InferRequest("tiny", (Tensor("input_ids", "INT64", ids),)))
+            with pytest.raises(TooLarge, match="found 5000"):
+                await plane.predict("tiny", "", {"text": ["hello"] * 5000})
+            assert sample(plane, "nlpdeploy_refusals_total", reason="too_large") == 2
+            assert sample(plane, "nlpdeploy_request_seconds_count", outcome="TooLarge") == 2
+
+    asyncio.run(main())
+
+
 def test_a_deadline_that_the_queue_ahead_makes_impossible_is_refused_at_the_door(tmp_path: Path) -> None:
     gate = threading.Event()
     engine = TinyEngine(gate=gate)

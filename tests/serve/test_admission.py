@@ -1,0 +1,71 @@
+"""The queue by itself: what is let in behind what, with the clock as an argument."""
+
+import asyncio
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from nlpdeploy.bundle.errors import Overloaded, TooLarge
+from nlpdeploy.bundle.evidence import LatencyCurve
+from nlpdeploy.runtime.text import Row
+from nlpdeploy.serve.admission import AdmissionQueue, Limits, Refusal
+from nlpdeploy.serve.forecast import Forecast
+from nlpdeploy.serve.job import Job, Question
+from nlpdeploy.serve.scheduler import Policy, Scheduler
+
+SLOW = LatencyCurve(base=1.0, per_token=0.0, per_row=0.0, per_square=0.0)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def queue_of(refusals: list[Refusal], lanes: int, limits: Limits | None = None) -> AdmissionQueue:
+    return AdmissionQueue(Scheduler(Policy(), Forecast(SLOW)), limits or Limits(), refusals.append, lanes)
+
+
+def submit(queue: AdmissionQueue, loop: asyncio.AbstractEventLoop, deadline: float = math.inf, rows: int = 1) -> None:
+    ids = np.array([2, 5, 3])
+    asked = [Row(ids, np.zeros_like(ids))] * rows
+    job = Job(Question((), None, asked, ("logits",)), loop.create_future(), 4, 0.0, deadline)
+    queue.reserve(job)
+    job.rows = asked
+    queue.submit(job, 0.0)
+
+
+def test_a_row_that_an_idle_lane_can_start_is_let_in_whatever_the_forecast_says(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    refusals: list[Refusal] = []
+    queue = queue_of(refusals, lanes=2)
+    submit(queue, loop)
+    assert queue.take() is not None  # one lane runs for a forecast second
+    submit(queue, loop, deadline=0.1)
+    with pytest.raises(Overloaded, match="deadline can't be met"):
+        submit(queue, loop, deadline=0.1)  # behind that one
+    assert refusals == [Refusal.FORECAST]
+
+
+def test_with_every_lane_busy_the_forecast_decides(loop: asyncio.AbstractEventLoop) -> None:
+    refusals: list[Refusal] = []
+    queue = queue_of(refusals, lanes=1)
+    submit(queue, loop)
+    assert queue.take() is not None
+    with pytest.raises(Overloaded, match="deadline can't be met"):
+        submit(queue, loop, deadline=0.1)
+    submit(queue, loop, deadline=math.inf)
+    assert queue.depth() == (2, 3)  # the refused one is counted until it is withdrawn
+
+
+def test_more_rows_than_may_ever_wait_are_refused_before_there_is_a_job() -> None:
+    refusals: list[Refusal] = []
+    queue = queue_of(refusals, lanes=1, limits=Limits(rows=4))
+    queue.check_rows(4)
+    with pytest.raises(TooLarge, match="at most 4"):
+        queue.check_rows(5)
+    assert refusals == [Refusal.TOO_LARGE]
