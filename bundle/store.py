@@ -224,9 +224,9 @@ class Store:
         if version is None:
             raise InvalidInput(f"delete {spec}", wanted="a version", mend=f"`nlpdeploy models delete {name}:N`")
         reference = self.resolve(spec)
-        if self.resolve(name).version == version and len(self.versions(name)) > 1:
-            raise InvalidInput(f"delete {spec}", found="the version that serves", mend="promote another one first")
         with _store_errors(self.root), locked(reference.path.parent), self.staging(name) as grave:
+            if self.resolve(name).version == version and len(self.versions(name)) > 1:
+                raise InvalidInput(f"delete {spec}", found="the version that serves", mend="promote another one first")
             current = self.current(name)
             if current is None or current.newest < version:
                 # Its publisher died before it noted the number, which must not be given again.

@@ -40,17 +40,22 @@ def store_root(arguments: argparse.Namespace) -> Path:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on standard output."""
-    json.dump(value, sys.stdout, ensure_ascii=False, indent=2, allow_nan=False)
-    sys.stdout.write("\n")
+    """One JSON value on standard output, whole or not at all."""
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    print(json.dumps(value, ensure_ascii=not unicode, indent=2, allow_nan=False))
 
 
 def console() -> Console:
     """A console on standard error, at most 100 columns wide, colourless without a TTY or with ``NO_COLOR``."""
     from rich.console import Console
 
+    class Calm(Console):
+        # Rich would end the process with status 1, which here means a bug.
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
     width = min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stderr.isatty() else WIDTH
-    return Console(stderr=True, width=width, highlight=False)
+    return Calm(stderr=True, width=width, highlight=False)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> None:
@@ -86,7 +91,7 @@ class Progress:
         self._task: TaskID | None = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty() and not os.environ.get("NLPDEPLOY_PLAIN"):
+        if sys.stderr.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as RichProgress
 
@@ -160,10 +165,11 @@ def read_lines(lines: Sequence[str]) -> list[str]:
     """
     if list(lines) == ["-"]:
         try:
-            texts = sys.stdin.buffer.read().decode("utf-8").splitlines()
+            text = sys.stdin.buffer.read().decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise InvalidInput("standard input", found=f"byte {error.start} is not UTF-8", wanted="UTF-8") from None
-        lines = [text for text in texts if text.strip()]
+        # Not splitlines, which also splits inside a text, at U+2028 and the like.
+        lines = [line for line in text.replace("\r\n", "\n").split("\n") if line.strip()]
     if not lines:
         raise InvalidInput("texts", found="none", wanted="at least one, or - to read lines from standard input")
     return list(lines)

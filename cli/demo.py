@@ -16,10 +16,11 @@ from . import console, exits
 if TYPE_CHECKING:
     from ..export.demo_checkpoint import DemoCheckpoint
     from ..export.request import ExportResult
-    from ..loadtest.plan import Plan
+    from ..loadtest.plan import Target
     from .child import ChildServer
 
 NAME = "demo"
+PAIRS = 10
 QUESTIONS = (
     "Somebody stole my wallet and my card was in it",
     "how much money do i have left on my account?",
@@ -46,10 +47,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, export, serve, ask, load-test; the status is that of the verdict."""
+    from ..loadtest.payloads import read_payloads
+    from ..loadtest.plan import Plan
     from .child import serving
     from .loadtest import drive_and_judge
 
     folder: Path = arguments.dir
+    target, rate = _promise(arguments)
     checkpoint = _train(folder, arguments.fresh)
     result = _export(arguments, checkpoint)
     if result.reference is None:
@@ -59,11 +63,31 @@ def run(arguments: argparse.Namespace) -> int:
     reference = [*store, "--reference", str(checkpoint.path)]
     with serving(store, folder / "server.log") as candidate, serving(reference, folder / "baseline.log") as baseline:
         _ask(candidate)
-        plan = _plan(arguments, checkpoint, candidate, baseline, result.manifest.digest)
+        data = read_payloads(checkpoint.test_csv, "text").source
+        plan = Plan(
+            url=f"grpc://{candidate.grpc}",
+            baseline_url=f"grpc://{baseline.grpc}",
+            model=NAME,
+            data=data,
+            targets=(target,),
+            rate=rate,
+            seconds=arguments.seconds,
+            pairs=PAIRS,
+            expect_digest=result.manifest.digest,
+        )
         console.note(
             f"\nload test: {arguments.rate}/s on each in turn, {arguments.seconds:.0f} s a side, {arguments.target}"
         )
         return drive_and_judge(plan, folder / f"loadtest-{result.reference.version}", as_json=arguments.json)
+
+
+def _promise(arguments: argparse.Namespace) -> tuple[Target, float]:
+    """Target and rate, refused before anything takes time."""
+    from ..loadtest.plan import Plan, check_targets, parse_rate, parse_target
+
+    target = parse_target(arguments.target)
+    check_targets((target,), Plan.timeout_s)
+    return target, parse_rate(arguments.rate)
 
 
 def _train(folder: Path, fresh: bool) -> DemoCheckpoint:
@@ -119,26 +143,3 @@ def _ask(server: ChildServer) -> None:
     console.note("tritonclient asks over gRPC:")
     for question, label, score in zip(QUESTIONS, labels, scores, strict=True):
         console.note(f"  {question!r} -> {label.decode()} ({score:.3f})")
-
-
-def _plan(
-    arguments: argparse.Namespace,
-    checkpoint: DemoCheckpoint,
-    candidate: ChildServer,
-    baseline: ChildServer,
-    digest: str,
-) -> Plan:
-    from ..loadtest.payloads import read_payloads
-    from ..loadtest.plan import Plan, parse_rate, parse_target
-
-    return Plan(
-        url=f"grpc://{candidate.grpc}",
-        baseline_url=f"grpc://{baseline.grpc}",
-        model=NAME,
-        data=read_payloads(checkpoint.test_csv, "text").source,
-        targets=(parse_target(arguments.target),),
-        rate=parse_rate(arguments.rate),
-        seconds=arguments.seconds,
-        pairs=10,
-        expect_digest=digest,
-    )

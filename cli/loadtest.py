@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..bundle.errors import InvalidInput
 from . import console, exits
 
 if TYPE_CHECKING:
@@ -107,12 +106,6 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     from ..loadtest.payloads import read_payloads
     from ..loadtest.plan import Plan, as_arrivals, parse_duration, parse_rate, parse_target
 
-    if (
-        arguments.run_dir
-        and arguments.run_dir.exists()
-        and (arguments.run_dir.is_file() or any(arguments.run_dir.iterdir()))
-    ):
-        raise InvalidInput(f"--run-dir {arguments.run_dir}", found="something there", wanted="a new or empty folder")
     targets = tuple(parse_target(text) for text in arguments.target)
     rate = parse_rate(arguments.rate)
     timeout = parse_duration(arguments.timeout)

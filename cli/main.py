@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import signal
 import sys
@@ -12,6 +14,9 @@ from types import FrameType
 
 from ..bundle.errors import NlpdeployError
 from . import demo, doctor, exits, export, loadtest, models, predict, serve
+
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE})
+"""What the system may refuse to any program: no bug, wherever it comes up."""
 
 COMMANDS = (export, serve, predict, loadtest, models, doctor, demo)
 
@@ -45,10 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"nlpdeploy {arguments.command}: interrupted", file=sys.stderr)
         return exits.INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output left; Python must not complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 128 + signal.SIGPIPE
-    except Exception:  # noqa: BLE001  (the last resort: a bug, shown whole)
+    except Exception as error:  # noqa: BLE001  (the last resort: a bug, shown whole)
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"nlpdeploy {arguments.command}: {place}{error.strerror}", file=sys.stderr)
+            _drop_output()
+            return exits.USAGE
         traceback.print_exc()
         print(f"nlpdeploy {arguments.command}: this is a bug in nlpdeploy", file=sys.stderr)
         return exits.BUG
@@ -57,7 +66,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry_point() -> None:
     """The console script ``nlpdeploy``."""
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.stdout is None:  # closed by the caller, who wants the status alone
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for the rest of the process)
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(main())
+
+
+def _drop_output() -> None:
+    # The reader of our output left, or there is no room for it; Python must not complain again when it flushes at exit.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

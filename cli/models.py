@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..bundle.errors import NlpdeployError
 from . import console
+
+if TYPE_CHECKING:
+    from ..bundle.store import Store
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,21 +30,7 @@ def list_models(arguments: argparse.Namespace) -> int:
     from ..bundle.store import Store
 
     store = Store(console.store_root(arguments))
-    items: list[dict[str, Any]] = []
-    for name in store.names():
-        serving = store.resolve(name).version
-        for version in store.versions(name):
-            manifest = store.manifest(f"{name}:{version}")
-            items.append(
-                {
-                    "bundle": f"{name}/{version}",
-                    "serves": version == serving,
-                    "task": str(manifest.model.task),
-                    "default_engine": manifest.default_engine,
-                    "digest": manifest.digest,
-                    "created": manifest.created,
-                }
-            )
+    items = [_item(store, name, version) for name in store.names() for version in store.versions(name)]
     if arguments.json:
         console.print_json({"store": str(store.root), "models": items})
     elif not items:
@@ -51,7 +41,28 @@ def list_models(arguments: argparse.Namespace) -> int:
             for i in items
         ]
         console.print_table(["bundle", "serves", "task", "engine", "digest", "created"], rows, left=range(6))
+        for item in items:
+            if item["problem"]:
+                console.note(f"{item['bundle']}: {item['problem']}")
     return 0
+
+
+def _item(store: Store, name: str, version: int) -> dict[str, Any]:
+    """One line of the list; one that can't be read must not hide the others."""
+    item: dict[str, Any] = dict.fromkeys(("task", "default_engine", "digest", "created"), "")
+    item |= {"bundle": f"{name}/{version}", "serves": False}
+    try:
+        manifest = store.manifest(f"{name}:{version}")
+        item |= {
+            "task": str(manifest.model.task),
+            "default_engine": manifest.default_engine,
+            "digest": manifest.digest,
+            "created": manifest.created,
+        }
+        item["serves"] = store.resolve(name).version == version
+    except NlpdeployError as error:
+        return {**item, "problem": error.line()}
+    return {**item, "problem": None}
 
 
 def show(arguments: argparse.Namespace) -> int:
@@ -70,8 +81,10 @@ def show(arguments: argparse.Namespace) -> int:
     console.note(f"{reference}  {manifest.digest}\n{reference.path}")
     console.note(
         f"{model.task}, {model.activation} ({model.activation_source}), {len(model.labels)} labels, "
-        f"{model.max_length} tokens; {manifest.source.architecture} from {manifest.source.path}"
+        f"{model.max_length} tokens\n{manifest.source.architecture} from {manifest.source.path}"
     )
+    for text in manifest.source.notes:
+        console.note(f"note: {text}")
     print_engines(manifest)
     return 0
 

@@ -20,6 +20,8 @@ from .gold import gold_labels
 SAMPLES = Path(__file__).with_name("sample_texts.tsv")
 FORMATS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}
 """Delimiter by suffix; None for a JSON object a line."""
+MOST_CHARACTERS = 2**31 - 1
+"""In a cell: a long document is one, and the module's own limit of 131,072 is less."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def _read_records(path: Path) -> Iterator[Record]:
 
 def _table_records(stream: Any, path: Path, delimiter: str) -> Iterator[Record]:
     # Strict: a stray quote would otherwise swallow the rows behind it without a word.
+    csv.field_size_limit(MOST_CHARACTERS)
     reader = csv.reader(stream, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])

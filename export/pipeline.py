@@ -67,10 +67,16 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
         entries, latency = _time(entries, bench, staging.path, request.timing_seconds, progress)
         notes = (*checkpoint.notes, *corpus.notes, *busy)
         manifest, choice = assemble_manifest(request, bench, entries, latency, notes)
+        lacking = unmet(request.engines, entries)
+        if lacking:
+            manifest = replace(manifest, default_engine="")
+            choice = "nothing is published without " + "; ".join(
+                f"{entry.id}, which was asked for: {entry.state}, {entry.reason}" for entry in lacking
+            )
         write_evidence(staging.path, entries)
         write_report(manifest, staging.path)
         published = None
-        if manifest.default_engine and not unmet(request.engines, entries):
+        if manifest.default_engine:
             published = request.store.publish(staging, manifest, promote=request.promote)
             manifest = request.store.manifest(str(published))
             folder = published.path

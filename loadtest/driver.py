@@ -55,11 +55,11 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
     say = progress or (lambda text: None)
     if importlib.util.find_spec("locust") is None:
         raise EngineUnavailable("load tests need Locust", mend="pip install 'nlpdeploy[loadtest]'")
+    run_dir = _unused(run_dir)
     payloads = _planned_payloads(plan)
     golden = Path(plan.data.golden) if plan.data.golden else None
     if golden:
         read_expected(golden, plan.data.rows)
-    run_dir = _unused(run_dir)
     say("asking the servers for the model")
     urls: dict[Side, str] = {"candidate": plan.url}
     if plan.baseline_url is not None:
@@ -214,7 +214,8 @@ def _planned_payloads(plan: Plan) -> Payloads:
 def _unused(run_dir: Path) -> Path:
     try:
         if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-            raise InvalidInput(f"run folder {run_dir}", found="something there", wanted="a new or an empty folder")
+            found, wanted = "something there", "a new or an empty folder"
+            raise InvalidInput(f"run folder {run_dir}", found=found, wanted=wanted, mend="give another with --run-dir")
     except OSError as error:
         raise StoreFailed(f"run folder {run_dir}", found=error, mend="give a --run-dir that can be written") from error
     return run_dir.resolve()

@@ -91,7 +91,8 @@ def _read_rows(path: Path, wanted: list[str | None]) -> Iterator[list[str]]:
 
 def _from_table(path: Path, lines: Iterable[str], delimiter: str, wanted: list[str | None]) -> Iterator[list[str]]:
     csv.field_size_limit(_CELL_LIMIT)
-    rows = csv.reader(lines, delimiter=delimiter)
+    # Strict: a stray quote would otherwise swallow the rows behind it without a word.
+    rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = next(rows, [])
     indices = [header.index(_choose(path, header, column)) for column in wanted]
     yield [header[index] for index in indices]

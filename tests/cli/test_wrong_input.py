@@ -205,3 +205,11 @@ def test_one_byte_changed_in_any_file_is_named_by_verify_and_predict(capsys, tmp
         path.write_bytes(original)
     assert main(["models", "verify", "tiny", "--store", str(tmp_path / "store"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == "verified"
+
+
+@pytest.mark.parametrize(
+    "option", [["--target", "p95=45"], ["--rate", "fast"], ["--target", "p95=5s"]], ids=lambda option: option[1]
+)
+def test_the_demo_refuses_its_flags_before_it_trains(capsys, tmp_path, option):
+    assert "wanted" in refused(capsys, "demo", "--dir", tmp_path / "demo", *option)
+    assert not (tmp_path / "demo").exists()

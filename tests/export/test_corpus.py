@@ -36,6 +36,10 @@ class TestFormats:
         for text, label in (("good, really", "正面"), ("two\nlines", "负面"))
     )
 
+    def test_a_long_document_is_one_cell(self, write):
+        document = "word " * 40_000
+        assert read_corpus(write("a.csv", f"text\n{document}\n"), model_of()).texts == (document,)
+
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
     @pytest.mark.parametrize(("name", "content"), [("a.csv", CSV), ("a.tsv", TSV), ("a.jsonl", JSONL), ("A.CSV", CSV)])
     def test_tables_and_json_lines_say_the_same(self, write, name, content, encoding):

@@ -160,3 +160,22 @@ def test_the_callers_tolerance_fails_an_engine_with_its_number(export, tmp_path)
     assert (engine["state"], engine["tolerance"]) == ("failed", 1e-9)
     assert "exceeds 1e-09" in engine["reason"]
     assert engine["reason"] in result["choice"]
+
+
+def test_an_engine_asked_for_that_is_missing_is_what_the_sentence_says(export, tmp_path):
+    checkpoint = const_head(tmp_path / "shop", [0.0, 1.0])
+    status, result = export(checkpoint, engines="onnx-fp32,tensorrt-fp16")
+    assert status == 3
+    assert (result["bundle"], result["default_engine"]) == (None, None)
+    assert "tensorrt-fp16, which was asked for: skipped" in result["choice"]
+    assert "serves" not in result["choice"]
+
+
+def test_the_evidence_stands_beside_a_store_that_is_the_folder_itself(tmp_path, monkeypatch, capsys):
+    checkpoint = const_head(tmp_path / "shop", [0.0, 1.0])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    options = ["--engines", "tensorrt-fp16", "--timing-seconds", "1", "--store", ".", "--json"]
+    assert main(["export", str(checkpoint), *options]) == 3
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert report.startswith(str(tmp_path / "here.evidence"))

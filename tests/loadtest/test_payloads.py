@@ -35,6 +35,11 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     assert read_payloads(write(tmp_path, "t.csv", "text,label\nhello,x\n", "utf-8-sig")).texts == ("hello",)
 
 
+def test_a_stray_quote_is_refused_rather_than_swallowing_the_rows_behind_it(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        read_payloads(write(tmp_path, "t.csv", 'text\n"good" really\nnext\nlast"\n'))
+
+
 def test_the_only_column_needs_no_name(tmp_path: Path) -> None:
     payloads = read_payloads(write(tmp_path, "t.csv", "utterance\nhello\n"))
     assert (payloads.texts, payloads.source.text_column) == (("hello",), "utterance")
