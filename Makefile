@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types bench bench-verdict soak clean setup
+.PHONY: demo test lint types bench soak clean setup
 
 setup: $(READY)
 

@@ -81,6 +81,8 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def _size(size: int) -> str:
+    if size >= 1e9:
+        return f"{size / 1e9:.2f} GB"
     return f"{size / 1e6:.1f} MB" if size else ""
 
 

@@ -149,4 +149,4 @@ def _print_verdict(result: dict[str, Any]) -> None:
 
 
 def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} ms"
+    return "" if value is None else f"{value:.4g} ms"

@@ -14,13 +14,11 @@ import numpy as np
 from ..bundle.compare import Deviation, deviation
 from ..bundle.evidence import ParityCase, ParityResult
 from ..bundle.specs import ModelSpec
-from ..runtime.engine import Engine
 from ..runtime.tasks import Floats
 from .answers import (
     REAL,
     CaseAnswers,
     EngineAnswers,
-    Progress,
     ReferenceAnswers,
     engine_answers,
     reference_answers,
@@ -34,7 +32,6 @@ __all__ = [
     "Case",
     "EngineAnswers",
     "ReferenceAnswers",
-    "check_parity",
     "engine_answers",
     "judge_parity",
     "parity_grid",
@@ -42,32 +39,6 @@ __all__ = [
 ]
 
 _NOTHING = Deviation(0, math.inf, math.inf, -1.0, 0, 0, 0)
-
-
-def check_parity(
-    engine: Engine,
-    precision: str,
-    answers: ReferenceAnswers,
-    model: ModelSpec,
-    *,
-    tolerance: float | None = None,
-    progress: Progress | None = None,
-) -> ParityResult:
-    """Ask the engine what the reference was asked, and judge.
-
-    Args:
-        engine: any engine.
-        precision: decides the limits; see ``limits``.
-        answers: the reference's.
-        model: labels and task.
-        tolerance: an own limit for the largest logit error.
-        progress: told (stage, rows done, rows in all).
-
-    Returns:
-        The verdict; an engine that fails makes a result that did not pass, with the reason.
-    """
-    given = engine_answers(engine, answers, model, progress=progress)
-    return judge_parity(given, precision, answers, model, tolerance=tolerance)
 
 
 def judge_parity(
@@ -78,7 +49,18 @@ def judge_parity(
     *,
     tolerance: float | None = None,
 ) -> ParityResult:
-    """Hold an engine's answers against the limits of its precision."""
+    """Hold an engine's answers against the limits of its precision.
+
+    Args:
+        given: what the engine answered.
+        precision: decides the limits; see ``limits``.
+        answers: the reference's.
+        model: labels and task.
+        tolerance: an own limit for the largest logit error.
+
+    Returns:
+        The verdict; an engine that fails makes a result that did not pass, with the reason.
+    """
     allowed = limits(
         precision, spread=logit_spread(answers.logits), noise_floor=answers.noise_floor, tolerance=tolerance
     )

@@ -18,7 +18,6 @@ from nlpdeploy.export.demo_checkpoint import (
     train_demo_checkpoint,
 )
 
-
 FILES_OF_INTENTS = ["intents", "intents-test.csv", "intents-training.json"]
 
 

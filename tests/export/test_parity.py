@@ -13,8 +13,9 @@ from nlpdeploy.bundle.evidence import ParityResult
 from nlpdeploy.bundle.manifest import from_plain, to_plain
 from nlpdeploy.bundle.specs import Task
 from nlpdeploy.export.bounds import share_lower, share_upper
-from nlpdeploy.export.parity import check_parity, engine_answers, parity_grid, reference_answers
+from nlpdeploy.export.parity import engine_answers, parity_grid, reference_answers
 from support.linear_engines import TEXTS, LinearEngine, NamelessEngine, encoder, model, raising
+from support.parity import check_parity
 from support.shared import SHARED, needs_shared
 
 

@@ -15,9 +15,10 @@ from nlpdeploy.bundle.errors import StoreFailed
 from nlpdeploy.bundle.evidence import Accuracy, Latency, LatencyCurve
 from nlpdeploy.bundle.manifest import EngineEntry, Manifest, Source, to_plain
 from nlpdeploy.bundle.specs import EngineState, Layout
-from nlpdeploy.export.parity import check_parity, parity_grid, reference_answers
+from nlpdeploy.export.parity import parity_grid, reference_answers
 from nlpdeploy.export.report import write_report
 from support.linear_engines import TEXTS, LinearEngine, encoder, model
+from support.parity import check_parity
 
 VOID = {"meta", "path", "use", "br", "img", "rect"}
 
