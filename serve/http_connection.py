@@ -101,19 +101,23 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of one request, of a part of one, or of several."""
-        if self._deaf:
-            return
-        self._silent += len(data)
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._stay(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self._refuse(400, "the request is no HTTP/1.1")
+        while data and not self._deaf:
+            data = self._parse(data)
         if self._silent > self._limits.head:  # in one header, or in what stands around a chunk
             self._refuse_head()
         if len(self._queue) > self._limits.pipelined:
             self._transport.pause_reading()
+
+    def _parse(self, data: bytes) -> bytes:
+        """Feed the parser; what it stopped before, if it did, comes back."""
+        self._silent += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._stay(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse(400, "the request is no HTTP/1.1")
+        return b""
 
     def pause_writing(self) -> None:
         """The client leaves answers unread."""
@@ -185,7 +189,7 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self) -> None:
         """Answer what is queued, in order, until nothing is or the connection ends."""
-        while self._queue:
+        while self._queue and not self._transport.is_closing():
             item = self._queue.popleft()
             if len(self._queue) <= self._limits.pipelined // 2:
                 self._transport.resume_reading()
@@ -226,21 +230,21 @@ class Connection(asyncio.Protocol):
             self._deaf = True
             self._enqueue(error_response(status, detail))
 
-    def _stay(self, rest: bytes) -> None:
-        """Serve a request that asks for another protocol as if it had not, its body included.
+    def _stay(self, rest: bytes) -> bytes:
+        """What to parse instead, so that a request for another protocol is served as if it were none, body included.
 
         The parser takes what follows such a head for the other protocol's; a fresh one gets the head again without it.
         """
         method = self._parser.get_method()
         if method == b"CONNECT":
             self._refuse(405, "CONNECT is not served")
-            return
+            return b""
         head = [method + b" " + self._target + b" HTTP/1.1"]
         for name, value in self._headers.items():
             if name not in ("upgrade", "connection"):
                 head.append(f"{name}: {value}".encode("latin-1"))
         self._parser = httptools.HttpRequestParser(self)
-        self.data_received(b"\r\n".join([*head, b"\r\n"]) + rest)
+        return b"\r\n".join([*head, b"\r\n"]) + rest
 
     def _refuse_head(self) -> None:
         self._refuse(431, f"line and headers are larger than the limit of {self._limits.head} bytes")

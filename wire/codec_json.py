@@ -93,6 +93,7 @@ def decode_request(
 
     Raises:
         InvalidInput: no such JSON, or contents that don't make up the tensors.
+        TooLarge: more raw texts than are taken apart.
         Unsupported: an extension that isn't served: shared memory, class counts.
     """
     header, raw = _split(content, header_length)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from ..bundle.errors import InvalidInput, Unsupported
 from ..bundle.specs import TensorSpec
 from . import oip
-from .codec_raw import bytes_array, decode_raw, element_count, encode_raw, numbers_array
+from .codec_raw import bytes_array, check_texts, decode_raw, element_count, encode_raw, numbers_array
 from .oip import Message
 from .tensors import InferRequest, InferResponse, ModelMetadata, Parameter, ServerMetadata, Tensor
 
@@ -54,6 +54,7 @@ def decode_request(message: Message) -> InferRequest:
 
     Raises:
         InvalidInput: contents that don't make up the tensors.
+        TooLarge: more texts than are taken apart.
         Unsupported: an extension that isn't served: shared memory, class counts.
     """
     for output in message.outputs:
@@ -172,8 +173,10 @@ def _read_typed(what: str, tensor: Message) -> Tensor:
     if len(values) != count:
         wanted = f"{count} for {dtype} {list(shape)}"
         raise InvalidInput(f"{field} of {what}", found=f"{len(values)} elements", wanted=wanted)
-    data = bytes_array(shape, values) if dtype == "BYTES" else numbers_array(what, dtype, shape, values)
-    return Tensor(tensor.name, dtype, data)
+    if dtype == "BYTES":
+        check_texts(what, count)
+        return Tensor(tensor.name, dtype, bytes_array(shape, values))
+    return Tensor(tensor.name, dtype, numbers_array(what, dtype, shape, values))
 
 
 def _write_parameters(target: Message, parameters: Mapping[str, Parameter]) -> None:

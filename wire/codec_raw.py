@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle.errors import InvalidInput
+from ..bundle.errors import InvalidInput, TooLarge
 from .tensors import Tensor
 
 NUMBERS: dict[str, np.dtype[Any]] = {
@@ -37,6 +37,9 @@ Array = npt.NDArray[np.generic]
 _LENGTH = struct.Struct("<I")
 _MAX_AXES = 32
 _MAX_ELEMENTS = 2**31 - 1  # no message is larger, and each element takes a byte at least
+_MAX_TEXTS = 2**18
+"""Elements of a BYTES tensor. A message of 32 MiB has room for eight million empty ones; parting them takes seconds in
+which nobody else is answered."""
 
 
 def element_count(what: str, dtype: str, shape: Sequence[int]) -> int:
@@ -54,6 +57,16 @@ def element_count(what: str, dtype: str, shape: Sequence[int]) -> int:
     if math.prod(max(axis, 1) for axis in shape) > _MAX_ELEMENTS:
         raise InvalidInput(f"shape of {what}", found=list(shape), wanted=f"at most {_MAX_ELEMENTS} elements")
     return math.prod(shape)
+
+
+def check_texts(what: str, count: int) -> None:
+    """Refuse more elements of BYTES than are taken apart.
+
+    Raises:
+        TooLarge: they are more.
+    """
+    if count > _MAX_TEXTS:
+        raise TooLarge(f"elements of {what}", found=count, wanted=f"at most {_MAX_TEXTS}")
 
 
 def encode_raw(tensor: Tensor) -> bytes:
@@ -87,6 +100,7 @@ def decode_raw(what: str, dtype: str, shape: Sequence[int], raw: bytes | memoryv
 
     Raises:
         InvalidInput: the bytes don't make up that datatype and shape.
+        TooLarge: more texts than are taken apart.
     """
     count = element_count(what, dtype, shape)
     if dtype == "BYTES":
@@ -137,6 +151,7 @@ def _split(what: str, count: int, raw: bytes | memoryview) -> list[bytes]:
     if count * _LENGTH.size > size:
         wanted = f"at least {count * _LENGTH.size} for {count} elements, each with a 4-byte length before it"
         raise InvalidInput(f"raw bytes of {what}", found=f"{size} bytes", wanted=wanted)
+    check_texts(what, count)
     elements = []
     for index in range(count):
         if size - offset < _LENGTH.size:

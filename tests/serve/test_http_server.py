@@ -174,6 +174,14 @@ def test_a_request_for_another_protocol_is_served_as_http_1_1_with_its_body(echo
         assert answer(connection)[2] == b"/next:"
 
 
+def test_any_number_of_requests_for_another_protocol_in_one_packet_are_answered(echo):
+    one = b"GET /u HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    with connected(echo) as connection:
+        connection.sendall(one * 1500)
+        for _ in range(1500):
+            assert answer(connection)[2] == b"/u:"
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [

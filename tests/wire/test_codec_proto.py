@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from nlpdeploy.bundle.errors import InvalidInput, Unsupported
+from nlpdeploy.bundle.errors import InvalidInput, TooLarge, Unsupported
 from nlpdeploy.bundle.specs import TensorSpec
 from nlpdeploy.wire import codec_proto, oip
 from nlpdeploy.wire.tensors import InferRequest, ModelMetadata, ServerMetadata, Tensor
@@ -85,6 +85,17 @@ def test_the_right_framing_is_read():
 @pytest.mark.parametrize("datatype", ["BYTES", "INT64"])
 def test_a_claimed_shape_is_checked_before_memory_is_taken(datatype, shape, raw):
     refused(infer_request(datatype, shape, raw), "input text")
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_crowd_of_texts_is_refused_before_it_is_taken_apart(raw):
+    count = 2**18 + 1
+    message = infer_request("BYTES", [count], b"\0\0\0\0" * count)
+    if not raw:
+        del message.raw_input_contents[:]
+        message.inputs[0].contents.bytes_contents.extend([b""] * count)
+    with pytest.raises(TooLarge, match="elements of input text; found 262145; wanted at most 262144"):
+        codec_proto.decode_request(message)
 
 
 @pytest.mark.parametrize("datatype", ["BYTES", "FP32", "INT64", "BOOL"])
