@@ -149,4 +149,6 @@ def _print_verdict(result: dict[str, Any]) -> None:
 
 
 def _ms(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g} ms"
+    if value is None:
+        return ""
+    return f"{value:.1f} ms" if value >= 1.0 else f"{value:.3g} ms"
