@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ..bundle.errors import InvalidInput
 from . import console
 
 MEBIBYTE = 1024 * 1024
+MOST_MEBIBYTES = 2047
+"""gRPC counts a message's bytes in 31 bits."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -49,8 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ..serve.app import Settings
     from ..serve.app import run as serve
 
-    if arguments.threads is not None and arguments.threads < 1:
-        raise InvalidInput("--threads", found=arguments.threads, wanted="at least 1")
+    cores = os.cpu_count() or 1
+    if arguments.threads is not None and not 1 <= arguments.threads <= cores:
+        raise InvalidInput("--threads", found=arguments.threads, wanted=f"1 to this machine's {cores}")
+    if not 1.0 <= arguments.max_message_mib <= MOST_MEBIBYTES:
+        wanted = f"1 to {MOST_MEBIBYTES}"
+        raise InvalidInput("--max-message-mib", found=f"{arguments.max_message_mib:g}", wanted=wanted)
     settings = Settings(
         store=console.store_root(arguments),
         models=tuple(arguments.model),

@@ -157,6 +157,13 @@ def test_a_port_in_use(capsys, served_store):
     assert "--http-port" in last
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--max-message-mib", "1e9"), ("--max-message-mib", "1e-9"), ("--threads", "99999")]
+)
+def test_a_setting_out_of_range(capsys, served_store, option, value):
+    assert option in refused(capsys, "serve", "--store", served_store, option, value)
+
+
 LOAD = ["loadtest", "run", "--url", "grpc://127.0.0.1:1", "--model", "tiny", "--rate", "10", "--seconds", "1"]
 
 
