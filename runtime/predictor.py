@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 MAX_TOKENS = 4096
 MAX_ROWS = 32
+MAX_LANES = 4
+"""Each lane holds the weights once more."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,10 @@ def load(
     encoder = TextEncoder(folder / TOKENIZER_FILE, manifest.model.max_length)
     failures = []
     for entry in _candidates(manifest, engine):
-        options = EngineOptions(threads or lone_threads(entry, usable_cores()), exclusive)
-        lanes = max(1, usable_cores() // options.threads) if all_lanes else 1
+        cores = usable_cores()
+        wished = threads or lone_threads(entry, cores)
+        lanes, filled = fill_cores(wished, cores) if all_lanes else (1, wished)
+        options = EngineOptions(threads or filled, exclusive)
         try:
             first, *others = _proven_lanes(entry, folder, manifest, options, lanes)
             return Predictor(manifest, encoder, first, others)
@@ -195,6 +199,12 @@ def lone_threads(entry: EngineEntry, cores: int) -> int:
     """Threads that answer a lone text fastest: as export measured, where it had as many cores; else all of them."""
     threads = entry.options.get("lone_threads")
     return int(threads) if threads and entry.options.get("cores") == cores else cores
+
+
+def fill_cores(threads: int, cores: int) -> tuple[int, int]:
+    """Lanes that fill the cores, and the threads of each: as many as wished, or more where lanes would be too many."""
+    lanes = min(max(1, cores // threads), MAX_LANES)
+    return lanes, max(threads, cores // lanes)
 
 
 def bundle_folder(path: Path) -> Path:

@@ -13,7 +13,7 @@ from nlpdeploy.bundle.specs import EngineState, Task
 from nlpdeploy.bundle.store import Store
 from nlpdeploy.runtime import Answer, load
 from nlpdeploy.runtime.cores import usable_cores
-from nlpdeploy.runtime.predictor import bundle_folder, lone_threads, run_rows
+from nlpdeploy.runtime.predictor import bundle_folder, fill_cores, lone_threads, run_rows
 from support.engines import KEYWORDS, LABELS, TinyEngine, tiny_model, tiny_predictor
 from support.tiny_bundle import MODEL_FILE, publish_tiny_bundle
 
@@ -188,3 +188,11 @@ def test_lanes_fill_the_cores_and_each_answers_for_itself(tmp_path: Path) -> Non
     for engine in predictor.lanes:
         with pytest.raises(EngineFailed, match="closed"):
             run_rows(engine, rows, predictor.model)
+
+
+@pytest.mark.parametrize(
+    ("threads", "cores", "lanes"),
+    [(1, 1, (1, 1)), (1, 2, (2, 1)), (2, 2, (1, 2)), (4, 2, (1, 4)), (1, 4, (4, 1)), (1, 64, (4, 16)), (3, 8, (2, 4))],
+)
+def test_lanes_fill_the_cores_and_are_at_most_four(threads, cores, lanes):
+    assert fill_cores(threads, cores) == lanes
