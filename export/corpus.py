@@ -20,6 +20,7 @@ from .gold import gold_labels
 SAMPLES = Path(__file__).with_name("sample_texts.tsv")
 FORMATS = {".csv": ",", ".tsv": "\t", ".jsonl": None, ".ndjson": None}
 """Delimiter by suffix; None for a JSON object a line."""
+USUAL_COLUMN = "text"
 MOST_CHARACTERS = 2**31 - 1
 """In a cell: a long document is one, and the module's own limit of 131,072 is less."""
 
@@ -90,7 +91,14 @@ def read_corpus(
     records = list(_read_records(path))
     if not records:
         raise InvalidInput(f"data file {path}", found="no rows", wanted="at least one")
-    text_column = _find_column(path, records, text_column, "text", "--text-column")
+    notes = []
+    if text_column is None:
+        text_column = _find_column(path, records, None, USUAL_COLUMN, "--text-column")
+        if text_column != USUAL_COLUMN:
+            # A file with another delimiter than its suffix says has one column, too.
+            notes.append(f"texts are the only column of {path.name}: {text_column}")
+    else:
+        _find_column(path, records, text_column, USUAL_COLUMN, "--text-column")
     columns = [text_column]
     if model.pair:
         columns.append(_find_column(path, records, pair_column, "text_pair", "--pair-column"))
@@ -104,7 +112,6 @@ def read_corpus(
         usable = [record for record in usable if record.cells.get(label_column) not in (None, "")]
     if not usable:
         raise InvalidInput(f"data file {path}", found=f"{len(records)} rows, all empty in {', '.join(columns)}")
-    notes = []
     if len(usable) < len(records):
         notes.append(f"{len(records) - len(usable)} of {len(records)} rows of {path.name} were left out: an empty cell")
     if limit is not None and limit < len(usable):

@@ -53,6 +53,10 @@ class TestFormats:
     def test_without_a_label_column_there_are_no_labels(self, write):
         assert read_corpus(write("a.csv", self.CSV), model_of()).labels is None
 
+    def test_a_file_with_another_delimiter_than_its_suffix_says_is_read_with_a_note(self, write):
+        corpus = read_corpus(write("a.csv", "text;label\ngood;正面\n"), model_of())
+        assert corpus.notes == ("texts are the only column of a.csv: text;label",)
+
     def test_the_only_column_holds_the_texts(self, write):
         assert read_corpus(write("a.csv", "question\nwhere?\n"), model_of()).texts == ("where?",)
 
