@@ -79,16 +79,22 @@ def run_judge(arguments: argparse.Namespace) -> int:
     from ..loadtest.plan import parse_target
     from ..loadtest.verdict import judge
 
-    targets = tuple(parse_target(text) for text in arguments.target) if arguments.target else None
-    return show(judge(arguments.run_dir, targets), arguments.run_dir, as_json=arguments.json)
+    if not arguments.target:
+        return show(judge(arguments.run_dir), arguments.run_dir, as_json=arguments.json)
+    targets = tuple(parse_target(text) for text in arguments.target)
+    # The run's own page stays the answer to the run's own targets.
+    return show(judge(arguments.run_dir, targets), arguments.run_dir, as_json=arguments.json, page=False)
 
 
-def show(judgement: Judgement, run_dir: Path, *, as_json: bool) -> int:
-    """Write the report and print the verdict; the status is the verdict's."""
+def show(judgement: Judgement, run_dir: Path, *, as_json: bool, page: bool = True) -> int:
+    """Print the verdict, and write its page unless ``page`` is false; the status is the verdict's."""
     from ..loadtest.report import write_report
 
-    write_report(run_dir, judgement)
     result = judgement.to_json()
+    if page:
+        write_report(run_dir, judgement)
+    else:
+        result["report"] = None
     if as_json:
         console.print_json(result)
     else:
@@ -144,7 +150,9 @@ def _print_verdict(result: dict[str, Any]) -> None:
     console.note(f"server: engine {server['engine']}, bundle {server['digest']}")
     for reason in result["reasons"]:
         console.note(f"- {reason}")
-    console.note(f"run {result['run_dir']}\nreport {result['report']}")
+    console.note(f"run {result['run_dir']}")
+    if result["report"]:
+        console.note(f"report {result['report']}")
     print(result["verdict"])
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from ..bundle.digest import verified_manifest
 from ..bundle.errors import InvalidInput
-from ..runtime.predictor import TOKENIZER_FILE, Predictor
+from ..runtime.cores import usable_cores
+from ..runtime.predictor import TOKENIZER_FILE, Predictor, fill_cores, golden_row
 from ..runtime.text import TextEncoder
 from .checkpoint import read_checkpoint
 from .reference import TorchReference
+from .threads import reference_threads
 
 
 def reference_predictor(bundle: Path, checkpoint: Path, *, threads: int | None = None) -> Predictor:
@@ -18,7 +20,8 @@ def reference_predictor(bundle: Path, checkpoint: Path, *, threads: int | None =
     Args:
         bundle: the bundle's folder; verified.
         checkpoint: the folder that the bundle came from.
-        threads: intra-op threads; by default the usable cores.
+        threads: PyTorch's threads; by default as many as answer the golden samples fastest here. Where it is one, the
+            predictor has lanes as an exported engine would.
 
     Raises:
         InvalidInput: the checkpoint's weights are not those that the bundle was made from.
@@ -34,4 +37,8 @@ def reference_predictor(bundle: Path, checkpoint: Path, *, threads: int | None =
             mend=f"it was exported from {manifest.source.path}",
         )
     encoder = TextEncoder(bundle / TOKENIZER_FILE, model.max_length)
-    return Predictor(manifest, encoder, TorchReference(read, threads=threads))
+    rows = [golden_row(sample.input_ids, sample.token_type_ids) for sample in manifest.golden]
+    wished = threads or reference_threads(read, rows)
+    lanes, filled = fill_cores(wished, usable_cores())
+    first, *others = [TorchReference(read, threads=threads or filled) for _ in range(lanes)]
+    return Predictor(manifest, encoder, first, others)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..bundle.evidence import Accuracy
-from ..runtime.cores import usable_cores
 from ..runtime.engine import Engine
 from ..runtime.text import Row, TextEncoder
 from .accuracy import measure_accuracy
 from .checkpoint import Checkpoint
 from .corpus import Corpus
-from .grid import evenly
 from .parity import ReferenceAnswers, parity_grid, reference_answers
 from .reference import TorchReference
 from .request import Progress
-from .timing import lone_seconds
-
-THREAD_ROWS = 24
+from .threads import reference_threads
 
 
 @dataclass
@@ -46,15 +41,5 @@ def measure_reference(checkpoint: Checkpoint, corpus: Corpus, encoder: TextEncod
     accuracy = None
     if corpus.labels is not None:
         accuracy = measure_accuracy(answers.logits, corpus.labels, checkpoint.model, answers.logits)
-    reference = _fastest_reference(checkpoint, rows)
+    reference = TorchReference(checkpoint, threads=reference_threads(checkpoint, rows))
     return Bench(checkpoint, corpus, rows, reference, answers, accuracy, passed={})
-
-
-def _fastest_reference(checkpoint: Checkpoint, rows: Sequence[Row]) -> TorchReference:
-    """PyTorch on as many threads as serve it best here, one or all: a baseline must not be slow by its settings."""
-    seconds = {}
-    for threads in (1, usable_cores()):
-        reference = TorchReference(checkpoint, threads=threads)
-        seconds[threads] = lone_seconds(reference, evenly(rows, THREAD_ROWS), checkpoint.model.pad_id)
-        reference.close()
-    return TorchReference(checkpoint, threads=min(seconds, key=seconds.__getitem__))

@@ -16,9 +16,7 @@ from ..bundle.errors import EngineFailed, EngineUnavailable, InvalidInput
 from ..bundle.evidence import Latency
 from ..bundle.manifest import EngineEntry
 from ..bundle.specs import EngineState, Layout
-from ..runtime.catalogue import load_engine
-from ..runtime.cores import usable_cores
-from ..runtime.engine import Engine, EngineOptions
+from ..runtime.engine import Engine
 from .accuracy import measure_accuracy
 from .assemble import assemble_manifest, keep_evidence, write_evidence, write_tokenizer
 from .bench import Bench, measure_reference
@@ -26,16 +24,15 @@ from .builders import AUTO, BUILDERS, ELSEWHERE
 from .checkpoint import Checkpoint, load_torch, read_checkpoint
 from .corpus import Corpus, built_in_corpus, read_corpus
 from .graph import Graph, export_graph
-from .grid import evenly
 from .machine import busy_note, check_packages
 from .parity import engine_answers, judge_parity
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
-from .timing import EngineStopped, fit_curve, lone_seconds, measure_latency
+from .threads import load_on_best_threads
+from .timing import EngineStopped, fit_curve, measure_latency
 
 CORPUS_LIMIT = 4000
 CALIBRATION_ROWS = 256
-THREAD_ROWS = 48
 
 
 def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage, done, total: None) -> ExportResult:
@@ -135,7 +132,7 @@ def _build_and_prove(
     progress(f"building {engine_id}", 0, 0)
     try:
         entry = builder.build(graph, folder, bench.rows[:CALIBRATION_ROWS])
-        engine = load_engine(entry, folder, EngineOptions(usable_cores()))
+        engine, entry = load_on_best_threads(entry, folder, bench.rows, bench.checkpoint.model.pad_id)
     except EngineUnavailable as error:
         return _withdrawn(replace(blank, reason=error.line()), folder)
     except EngineFailed as error:
@@ -147,28 +144,10 @@ def _build_and_prove(
     if not parity.passed:
         engine.close()
         return _failed(entry, parity.reason, folder)
-    try:
-        engine, entry = _on_best_threads(engine, entry, folder, bench)
-    except EngineFailed as error:
-        engine.close()
-        return _failed(entry, error.line(), folder)
     bench.passed[engine_id] = engine
     if bench.corpus.labels is None or given.logits is None:
         return entry
     return replace(entry, accuracy=measure_accuracy(given.logits, bench.corpus.labels, model, bench.answers.logits))
-
-
-def _on_best_threads(engine: Engine, entry: EngineEntry, folder: Path, bench: Bench) -> tuple[Engine, EngineEntry]:
-    """The engine on as many threads as answer a lone text fastest, one or all; a server fills the cores with lanes."""
-    cores = usable_cores()
-    if cores == 1:
-        return engine, entry
-    single = load_engine(entry, folder, EngineOptions(1))
-    rows, pad_id = evenly(bench.rows, THREAD_ROWS), bench.checkpoint.model.pad_id
-    alone, together = (lone_seconds(candidate, rows, pad_id) for candidate in (single, engine))
-    best, other, threads = (single, engine, 1) if alone < together else (engine, single, cores)
-    other.close()
-    return best, replace(entry, options={**entry.options, "lone_threads": threads, "cores": cores})
 
 
 def _failed(entry: EngineEntry, reason: str | None, folder: Path) -> EngineEntry:
