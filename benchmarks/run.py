@@ -88,7 +88,7 @@ def _front(subject: Subject, options: argparse.Namespace) -> tuple[object, bool]
 
     rng = np.random.default_rng(options.seed)
     texts = [subject.texts[i] for i in rng.permutation(len(subject.texts))[:_MOST_FRONT_TEXTS]]
-    predictor = load(subject.bundle, engine=options.engine)
+    predictor = load(subject.bundle, engine=options.engine, all_lanes=True)
     engine = predictor.engine.id
     asked = questions(subject.name, texts, right_labels(predictor, texts))
     with serving(subject, engine) as server, client_process(asked, WORK) as clients:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,8 +65,8 @@ class ThroughputResult:
         clients: in the closed loop, each on a connection of its own with one text a request.
         texts: texts that are gone through.
         best_rows: rows a batch with which the engine was fastest, sorted by length.
-        best: texts a second of the engine alone in such batches.
-        arrivals: of the engine alone in batches of as many texts as there are clients, in the order of their arrival.
+        best: texts a second of the engine alone in such batches, in all its lanes.
+        arrivals: of the engine alone in batches of as many texts as a lane has clients, in the order of their arrival.
         fronts: by transport.
     """
 
@@ -98,7 +99,7 @@ def measure_throughput(
         seconds: time to spend.
         rng: draws the orders.
     """
-    engine, rows = predictor.engine, predictor.encode(texts)
+    engine, lanes, rows = predictor.engine, predictor.lanes, predictor.encode(texts)
     best_rows = _best_rows(predictor, rows, _SWEEP_SHARE * seconds, rng)
     slice_seconds = max(_LEAST_SLICE, (1 - _SWEEP_SHARE) * seconds / (4 * _ROUNDS))
     loops: dict[str, list[LoopResult]] = {name: [] for name in TRANSPORTS}
@@ -117,8 +118,8 @@ def measure_throughput(
         return run
 
     arms = {
-        BEST: _bare(engine, planned_feeds(engine, rows, predictor.model, best_rows), len(rows), slice_seconds),
-        ARRIVALS: _bare(engine, _arrivals(predictor, rows, clients), len(rows), slice_seconds),
+        BEST: _bare(lanes, planned_feeds(engine, rows, predictor.model, best_rows), len(rows), slice_seconds),
+        ARRIVALS: _bare(lanes, _arrivals(predictor, rows, max(1, clients // len(lanes))), len(rows), slice_seconds),
         "http": front("http", server.http_port),
         "grpc": front("grpc", server.grpc_port),
     }
@@ -154,13 +155,15 @@ def _arrivals(predictor: Predictor, rows: Sequence[Row], size: int) -> list[Feed
     return [lay_out(batch, engine.layout, engine.inputs, model.pad_id) for batch in batches]
 
 
-def _bare(engine: Engine, feeds: Sequence[Feed], texts: int, seconds: float) -> Arm:
-    """Texts a second of whole passes over the batches."""
+def _bare(lanes: Sequence[Engine], feeds: Sequence[Feed], texts: int, seconds: float) -> Arm:
+    """Texts a second of whole passes over the batches, all lanes at work as in the server."""
+    pool = ThreadPoolExecutor(len(lanes))
+    parts = [feeds[first :: len(lanes)] for first in range(len(lanes))]
 
     def run(index: int) -> float:
         started, passes = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
-            run_feeds(engine, feeds)
+            list(pool.map(run_feeds, lanes, parts))
             passes += 1
         return passes * texts / (time.perf_counter() - started)
 
