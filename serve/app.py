@@ -83,7 +83,7 @@ class Front(Protocol):
 def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
     """Serve until SIGTERM or SIGINT; the exit status, 0, with which the process is expected to end.
 
-    From then on both signals are ignored: one too many must not turn the 0 into a kill.
+    From then on both signals are ignored; after a start that failed they are the caller's again.
 
     Args:
         settings: addresses and limits.
@@ -114,6 +114,7 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> boo
     names = tuple(spec.replace("/", ":").partition(":")[0] for spec in settings.models)
     plane = DataPlane(settings.capacity, default_timeout=settings.default_timeout, expected=names)
     fronts: dict[str, Front] = {}
+    drained = False
     try:
         ports = await _start_fronts(settings, plane, fronts)
         loaded = await _load(settings, predictors, plane, signals)
@@ -127,11 +128,15 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> boo
             await signals.first.wait()
             log.info("draining: up to %g s for accepted work, a second signal ends at once", settings.grace)
             await _drain(plane, fronts, settings.grace, signals)
+        drained = True
     finally:
         # The answers are made by now; this is the time for their last bytes, and for an engine call under way.
         await asyncio.gather(*(front.stop(LAST_BYTES) for front in fronts.values()))
         ended = plane.close(0.0 if signals.second.is_set() else LAST_CALL)
-        signals.ignore()
+        if drained:
+            signals.ignore()
+        else:
+            signals.restore()
     return ended and loaded
 
 
@@ -142,15 +147,23 @@ class _Signals:
         self.first, self.second = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
         # Not the loop's own handlers: when it closes it would put back those that kill.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(self._came))
+        self._before = {
+            number: signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(self._came))
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
     def _came(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
 
     def ignore(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """Once drained: one signal too many must not turn the status 0 into a kill."""
+        for number in self._before:
             signal.signal(number, signal.SIG_IGN)
+
+    def restore(self) -> None:
+        """After a start that failed: the caller's handlers again."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 async def _start_fronts(settings: Settings, plane: DataPlane, fronts: dict[str, Front]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 
 import pytest
@@ -152,6 +153,7 @@ def test_a_port_in_use(capsys, served_store):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["serve", "--store", str(served_store), "--http-port", str(port), "--grpc-port", "0"]) == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # a failed start leaves Ctrl-C as it was
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert f"127.0.0.1:{port}" in last
     assert "--http-port" in last
