@@ -28,8 +28,9 @@ $(READY): pyproject.toml
 demo: $(READY)
 	@$(BIN)/nlpdeploy demo $(DEMO_ARGS)
 
+# OpenVINO's bindings would otherwise warn at the interpreter's end, below pytest's summary.
 test: $(READY)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@PYTHONWARNINGS="ignore:builtin type:DeprecationWarning" $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check .
