@@ -11,7 +11,6 @@ from ..bundle.errors import EngineFailed, Unsupported
 from ..bundle.specs import Layout, TensorSpec
 from .text import Row
 
-
 PACK_MULTIPLE = 16
 """Lengths that a packed row may have: few shapes, so that a runtime need not prepare for new ones all the time."""
 
