@@ -139,6 +139,7 @@ class HttpFront:
 
     async def _infer(self, request: Request, model: str, version: str) -> Response:
         deadline = _deadline(request)
+        self._plane.require(model, version)
         header_length = codec_json.read_header_length(request.headers.get(HEADER_LENGTH.lower()))
         content = self._content(request)
         question, form = codec_json.decode_request(content, header_length, model=model, version=version)
@@ -151,6 +152,7 @@ class HttpFront:
 
     async def _predict(self, request: Request, model: str, version: str) -> Response:
         deadline = _deadline(request)
+        self._plane.require(model, version)
         body = parse_json(self._content(request))
         prediction = await self._plane.predict(model, version, body, deadline=deadline)
         timing = (SERVER_TIMING, server_timing(prediction.stages))

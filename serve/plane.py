@@ -173,6 +173,19 @@ class DataPlane:
         """All served models, each version for itself."""
         return self._models.all()
 
+    def require(self, name: str, version: str = "") -> ServedModel:
+        """The model asked; a front asks before it reads a body. One that isn't here is counted.
+
+        Raises:
+            NotFound: no such model or version.
+            Unavailable: it is still being loaded.
+        """
+        try:
+            return self._find(name, version)
+        except (NotFound, Unavailable) as error:
+            self.metrics.unrouted.labels(outcome_of(error)).inc()
+            raise
+
     async def infer(self, request: InferRequest, *, deadline: float | None = None) -> Inference:
         """Answer a ``ModelInfer``. Cancelling the awaiting task withdraws the work.
 
@@ -253,11 +266,7 @@ class DataPlane:
     @contextlib.contextmanager
     def _counted(self, accepted: float, name: str, version: str) -> Iterator[ServedModel]:
         """The model asked; whatever ends the request other than an answer is counted once, by its kind."""
-        try:
-            served = self._find(name, version)
-        except (NotFound, Unavailable) as error:
-            self.metrics.unrouted.labels(outcome_of(error)).inc()
-            raise
+        served = self.require(name, version)
         try:
             if self._draining or not self._opened:
                 served.metrics.refused(Refusal.DRAINING if self._draining else Refusal.NOT_READY)

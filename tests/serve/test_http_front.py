@@ -147,6 +147,8 @@ def test_a_model_s_name_is_percent_decoded(tmp_path):
         ("GET", "/v2/models/nobody/ready", None, 404, "nobody"),
         ("GET", "/v2/models/tiny/versions/9", None, 404, "9"),
         ("POST", "/v2/models/nobody/infer", json_request("a"), 404, "nobody"),
+        ("POST", "/v2/models/nobody/infer", b"", 404, "nobody"),
+        ("POST", "/v2/models/nobody/predict", b"", 404, "nobody"),
         ("GET", INFER, None, 405, "POST"),
         ("POST", "/v2/health/live", b"", 405, "GET"),
         ("DELETE", "/v2/models/tiny", None, 405, "GET"),
