@@ -11,38 +11,21 @@ from ..bundle.errors import EngineFailed, Unsupported
 from ..bundle.specs import Layout, TensorSpec
 from .text import Row
 
-PACK_MULTIPLE = 16
-"""Lengths that a packed row may have: few shapes, so that a runtime need not prepare for new ones all the time."""
 
+def plan(lengths: Sequence[int], *, max_tokens: int, max_rows: int) -> list[list[int]]:
+    """Split rows into batches of like length under a token budget.
 
-def call_size(lengths: Sequence[int], layout: Layout) -> tuple[int, int]:
-    """Elements and rows of an engine call as a latency curve counts them.
-
-    Padded: rows x longest, and the rows. Packed: one row that holds all tokens, rounded up to ``PACK_MULTIPLE``.
-    """
-    if layout is Layout.PACKED:
-        return -(-sum(lengths) // PACK_MULTIPLE) * PACK_MULTIPLE, 1
-    return len(lengths) * max(lengths), len(lengths)
-
-
-def plan(lengths: Sequence[int], *, max_tokens: int, max_rows: int, layout: Layout = Layout.PADDED) -> list[list[int]]:
-    """Split rows into batches under a token budget.
-
-    For padded calls rows are sorted by length, so that padding stays small; a packed call has none, and rows keep their
-    order. A batch is cut where its elements (see :func:`call_size`) would pass ``max_tokens`` or its rows ``max_rows``.
-    A single row longer than the budget gets a batch of its own.
+    Rows are sorted by length, so that padding stays small, and cut where the padded tensor (rows x longest) would pass
+    ``max_tokens`` or the batch ``max_rows``. A single row longer than the budget gets a batch of its own.
 
     Args:
         lengths: tokens of each row.
-        max_tokens: budget of a batch in elements.
+        max_tokens: budget of a batch in padded elements.
         max_rows: most rows of a batch.
-        layout: how the engine wants its rows.
 
     Returns:
         Batches of indices into ``lengths``; each index exactly once.
     """
-    if layout is Layout.PACKED:
-        return _plan_packed(lengths, max_tokens, max_rows)
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         longest = lengths[index]  # sorted ascending: the newest is the longest
@@ -50,19 +33,6 @@ def plan(lengths: Sequence[int], *, max_tokens: int, max_rows: int, layout: Layo
             batches[-1].append(index)
         else:
             batches.append([index])
-    return batches
-
-
-def _plan_packed(lengths: Sequence[int], max_tokens: int, max_rows: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    held = 0
-    for index, length in enumerate(lengths):
-        if batches and len(batches[-1]) < max_rows and held + length <= max_tokens:
-            batches[-1].append(index)
-            held += length
-        else:
-            batches.append([index])
-            held = length
     return batches
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from nlpdeploy.bundle.errors import EngineFailed, Unsupported
 from nlpdeploy.bundle.specs import Layout, TensorSpec
-from nlpdeploy.runtime.batching import call_size, lay_out, plan
+from nlpdeploy.runtime.batching import lay_out, plan
 from nlpdeploy.runtime.text import Row
 
 INPUTS = tuple(TensorSpec(name, "INT64", (-1, -1)) for name in ("input_ids", "attention_mask", "token_type_ids"))
@@ -52,17 +52,3 @@ def test_an_input_that_rows_do_not_have_is_refused_by_name():
 def test_a_layout_without_planner_is_refused():
     with pytest.raises(Unsupported, match="packed"):
         lay_out([row(7)], Layout.PACKED, INPUTS, pad_id=0)
-
-
-def test_a_packed_call_is_one_row_of_all_tokens_rounded_up():
-    assert call_size([5, 9, 3], Layout.PACKED) == (32, 1)
-    assert call_size([16], Layout.PACKED) == (16, 1)
-
-
-def test_a_padded_call_is_rows_by_longest():
-    assert call_size([5, 9, 3], Layout.PADDED) == (27, 3)
-
-
-def test_packed_batches_keep_the_order_of_arrival_within_both_budgets():
-    lengths = [40, 3, 30, 64, 200, 1, 1, 1]
-    assert plan(lengths, max_tokens=100, max_rows=2, layout=Layout.PACKED) == [[0, 1], [2, 3], [4], [5, 6], [7]]
