@@ -7,25 +7,52 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..bundle.errors import EngineFailed, Unsupported
+from ..bundle.errors import EngineFailed
 from ..bundle.specs import Layout, TensorSpec
 from .text import Row
 
+PACK_MULTIPLE = 16
+"""Lengths that a packed row may have: few shapes, so that a runtime need not prepare for new ones all the time."""
+NO_TEXT = -1
+"""Segment of the tokens that fill a packed row up: they see each other and no text."""
 
-def plan(lengths: Sequence[int], *, max_tokens: int, max_rows: int) -> list[list[int]]:
-    """Split rows into batches of like length under a token budget.
+_PADDED_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_PACKED_INPUTS = ("input_ids", "position_ids", "segment_ids", "first_tokens", "token_type_ids")
 
-    Rows are sorted by length, so that padding stays small, and cut where the padded tensor (rows x longest) would pass
-    ``max_tokens`` or the batch ``max_rows``. A single row longer than the budget gets a batch of its own.
+
+def call_size(lengths: Sequence[int], layout: Layout) -> tuple[int, int]:
+    """Elements and rows of one engine call, in the units of a latency curve.
+
+    Args:
+        lengths: tokens of each row of the call, at least one row.
+        layout: how the engine wants its rows.
+
+    Returns:
+        Padded: (rows x longest, rows). Packed: (all tokens, rounded up to ``PACK_MULTIPLE``; 1).
+    """
+    if layout is Layout.PACKED:
+        return -(-sum(lengths) // PACK_MULTIPLE) * PACK_MULTIPLE, 1
+    return len(lengths) * max(lengths), len(lengths)
+
+
+def plan(lengths: Sequence[int], *, max_tokens: int, max_rows: int, layout: Layout = Layout.PADDED) -> list[list[int]]:
+    """Split rows into batches under a token budget.
+
+    For padded calls rows are sorted by length, so that padding stays small; a packed call has none, and rows keep their
+    order. A batch is cut where its elements (see :func:`call_size`) would pass ``max_tokens`` or its rows ``max_rows``.
+    A single row longer than the budget gets a batch of its own.
 
     Args:
         lengths: tokens of each row.
-        max_tokens: budget of a batch in padded elements.
+        max_tokens: budget of a batch in elements.
         max_rows: most rows of a batch.
+        layout: how the engine wants its rows.
 
     Returns:
         Batches of indices into ``lengths``; each index exactly once.
     """
+    if layout is Layout.PACKED:
+        return _plan_packed(lengths, max_tokens, max_rows)
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         longest = lengths[index]  # sorted ascending: the newest is the longest
@@ -36,28 +63,64 @@ def plan(lengths: Sequence[int], *, max_tokens: int, max_rows: int) -> list[list
     return batches
 
 
+def _plan_packed(lengths: Sequence[int], max_tokens: int, max_rows: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    held = 0
+    for index, length in enumerate(lengths):
+        if batches and len(batches[-1]) < max_rows and call_size([held, length], Layout.PACKED)[0] <= max_tokens:
+            batches[-1].append(index)
+            held += length
+        else:
+            batches.append([index])
+            held = length
+    return batches
+
+
 def lay_out(
     rows: Sequence[Row], layout: Layout, inputs: Sequence[TensorSpec], pad_id: int
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """The feed for an engine: what its layout and its graph's own inputs ask for.
+    """The feed for an engine: what its layout and its graph's own inputs ask for, INT64.
+
+    Padded: ``input_ids``, ``attention_mask``, ``token_type_ids`` [rows, longest]. Packed, with T the tokens of all rows
+    rounded up to ``PACK_MULTIPLE``: ``input_ids``, ``position_ids`` (from 0 in each text), ``segment_ids`` (the text's
+    number, ``NO_TEXT`` on pads), ``token_type_ids`` [1, T], and ``first_tokens`` [rows], where each text begins.
 
     Raises:
-        Unsupported: a layout that no planner here knows.
         EngineFailed: the graph has an input that rows don't have.
     """
-    if layout is not Layout.PADDED:
-        raise Unsupported(f"row layout {layout}", wanted=Layout.PADDED)
-    return _pad(rows, inputs, pad_id)
+    known = _PACKED_INPUTS if layout is Layout.PACKED else _PADDED_INPUTS
+    for spec in inputs:
+        if spec.name not in known:
+            raise EngineFailed("input of the graph", found=spec.name, wanted=", ".join(known))
+    return (_pack if layout is Layout.PACKED else _pad)(rows, inputs, pad_id)
+
+
+def _pack(rows: Sequence[Row], inputs: Sequence[TensorSpec], pad_id: int) -> dict[str, npt.NDArray[np.int64]]:
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    firsts = np.cumsum(lengths) - lengths
+    used = int(lengths.sum())
+    size, _ = call_size(lengths.tolist(), Layout.PACKED)
+    feed: dict[str, npt.NDArray[np.int64]] = {}
+    for spec in inputs:
+        if spec.name == "first_tokens":
+            feed[spec.name] = firsts
+            continue
+        fill = {"input_ids": pad_id, "segment_ids": NO_TEXT}.get(spec.name, 0)
+        tensor = np.full((1, size), fill, dtype=np.int64)
+        if spec.name == "segment_ids":
+            tensor[0, :used] = np.repeat(np.arange(len(rows)), lengths)
+        elif spec.name == "position_ids":
+            tensor[0, :used] = np.arange(used) - np.repeat(firsts, lengths)
+        else:
+            np.concatenate([getattr(row, spec.name) for row in rows], out=tensor[0, :used])
+        feed[spec.name] = tensor
+    return feed
 
 
 def _pad(rows: Sequence[Row], inputs: Sequence[TensorSpec], pad_id: int) -> dict[str, npt.NDArray[np.int64]]:
     longest = max(len(row) for row in rows)
     feed = {}
     for spec in inputs:
-        if spec.name not in ("input_ids", "attention_mask", "token_type_ids"):
-            raise EngineFailed(
-                "input of the graph", found=spec.name, wanted="input_ids, attention_mask, token_type_ids"
-            )
         tensor = np.full((len(rows), longest), pad_id if spec.name == "input_ids" else 0, dtype=np.int64)
         for index, row in enumerate(rows):
             tensor[index, : len(row)] = 1 if spec.name == "attention_mask" else getattr(row, spec.name)

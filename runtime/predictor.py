@@ -56,13 +56,23 @@ class Predictor:
         encoder: its tokenizer.
         engine: a loaded engine; any that keeps the contract, the PyTorch reference too.
         others: the same engine loaded again, for a server that runs several calls at once.
+        wide: the same engine on all the cores, for a lone or long request while no lane runs; None where that gains
+            nothing.
     """
 
-    def __init__(self, manifest: Manifest, encoder: TextEncoder, engine: Engine, others: Sequence[Engine] = ()) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        encoder: TextEncoder,
+        engine: Engine,
+        others: Sequence[Engine] = (),
+        wide: Engine | None = None,
+    ) -> None:
         self.manifest = manifest
         self.encoder = encoder
         self.engine = engine
         self.lanes = (engine, *others)
+        self.wide = wide
 
     @property
     def model(self) -> ModelSpec:
@@ -110,8 +120,8 @@ class Predictor:
         return run_batches(self.engine, rows, self.model)
 
     def close(self) -> None:
-        """Free the engine, in every lane."""
-        for engine in self.lanes:
+        """Free the engine, in every lane and the wide one."""
+        for engine in (*self.lanes, *([self.wide] if self.wide else [])):
             engine.close()
 
 

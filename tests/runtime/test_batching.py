@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nlpdeploy.bundle.errors import EngineFailed, Unsupported
+from nlpdeploy.bundle.errors import EngineFailed
 from nlpdeploy.bundle.specs import Layout, TensorSpec
-from nlpdeploy.runtime.batching import lay_out, plan
+from nlpdeploy.runtime.batching import PACK_MULTIPLE, call_size, lay_out, plan
 from nlpdeploy.runtime.text import Row
 
 INPUTS = tuple(TensorSpec(name, "INT64", (-1, -1)) for name in ("input_ids", "attention_mask", "token_type_ids"))
@@ -49,6 +49,46 @@ def test_an_input_that_rows_do_not_have_is_refused_by_name():
         lay_out([row(7)], Layout.PADDED, [TensorSpec("pixel_values", "FP32", (-1,))], pad_id=0)
 
 
-def test_a_layout_without_planner_is_refused():
-    with pytest.raises(Unsupported, match="packed"):
+def test_a_padded_call_is_rows_by_longest():
+    assert call_size([5, 9, 3], Layout.PADDED) == (27, 3)
+
+
+def test_a_packed_call_is_one_row_of_all_tokens_rounded_up():
+    assert call_size([5, 9, 3], Layout.PACKED) == (32, 1)
+    assert call_size([16], Layout.PACKED) == (16, 1)
+
+
+@given(st.lists(st.integers(1, 512), max_size=60), st.integers(1, 1024), st.integers(1, 32))
+def test_packed_batches_keep_the_order_of_arrival_within_both_budgets(lengths, max_tokens, max_rows):
+    batches = plan(lengths, max_tokens=max_tokens, max_rows=max_rows, layout=Layout.PACKED)
+    assert [index for batch in batches for index in batch] == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= max_rows
+        assert len(batch) == 1 or call_size([lengths[i] for i in batch], Layout.PACKED)[0] <= max_tokens
+
+
+def test_the_packed_budget_counts_the_pads_that_round_a_row_up():
+    assert plan([15, 15, 5], max_tokens=35, max_rows=8, layout=Layout.PACKED) == [[0, 1], [2]]
+
+
+PACKED = tuple(
+    TensorSpec(name, "INT64", (1, -1)) for name in ("input_ids", "position_ids", "segment_ids", "token_type_ids")
+)
+FIRST = TensorSpec("first_tokens", "INT64", (-1,))
+
+
+def test_packed_rows_share_one_row_with_their_own_positions_and_segments():
+    feed = lay_out([row(7, 8, 9, types=[0, 1, 1]), row(5), row(6, 4)], Layout.PACKED, (*PACKED, FIRST), pad_id=1)
+    pads = 10
+    assert feed["input_ids"].tolist() == [[7, 8, 9, 5, 6, 4] + [1] * pads]
+    assert feed["position_ids"].tolist() == [[0, 1, 2, 0, 0, 1] + [0] * pads]
+    assert feed["segment_ids"].tolist() == [[0, 0, 0, 1, 2, 2] + [-1] * pads]
+    assert feed["token_type_ids"].tolist() == [[0, 1, 1, 0, 0, 0] + [0] * pads]
+    assert feed["first_tokens"].tolist() == [0, 3, 4]
+    assert feed["input_ids"].shape[1] % PACK_MULTIPLE == 0
+    assert all(tensor.dtype == np.int64 for tensor in feed.values())
+
+
+def test_a_packed_graph_has_no_attention_mask():
+    with pytest.raises(EngineFailed, match="attention_mask"):
         lay_out([row(7)], Layout.PACKED, INPUTS, pad_id=0)
