@@ -42,10 +42,12 @@ class Limits:
     Attributes:
         rows: most rows (texts), tokenised or not; also the most of one request.
         tokens: most tokens; also the most of one request.
+        stuck: seconds past its forecast after which an engine call counts as hanging.
     """
 
     rows: int = 4096
     tokens: int = 262_144
+    stuck: float = 10.0
 
 
 class AdmissionQueue:
@@ -73,6 +75,12 @@ class AdmissionQueue:
     def depth(self) -> tuple[int, int]:
         """Rows and tokens that wait now; rows include those still being tokenised."""
         return self._held, self._scheduler.tokens
+
+    def stuck(self, now: float) -> bool:
+        """Whether all engine calls hang and what waits, or comes, finds no lane free."""
+        ends = tuple(self._running.values())
+        nobody_free = len(ends) >= self._lanes or len(self._scheduler) > 0
+        return bool(ends) and nobody_free and max(ends) + self._limits.stuck < now
 
     def check_rows(self, rows: int) -> None:
         """Refuse a request of more rows than may ever wait, before anything is made for each of them.

@@ -106,8 +106,9 @@ class ServedModel:
         return f"{self.name}/{self.version}"
 
     def ready(self) -> bool:
-        """Whether it answers."""
-        return self._failure is None and all(worker.alive() for worker in self._workers)
+        """Whether it answers: no worker has ended, and not every lane hangs in a call."""
+        alive = self._failure is None and all(worker.alive() for worker in self._workers)
+        return alive and not self.queue.stuck(time.monotonic())
 
     def idle(self) -> bool:
         """Whether every accepted job is answered."""
@@ -162,8 +163,8 @@ class ServedModel:
             self.queue.submit(job, job.encoded_at)
         except NlpdeployError as error:
             self._call(job.fail, error)
-        except Exception as error:  # noqa: BLE001  (whatever it is, the caller gets an answer)
-            # Not its message: a text may stand in it.
+        except BaseException as error:  # noqa: BLE001  (a panic of the tokenizer's Rust is no Exception)
+            # The caller gets an answer, whatever it is. Not its message: a text may stand in it.
             log.error("encoder of %s raised %s", self, type(error).__name__)
             self._call(job.fail, EngineFailed(f"encoder raised {type(error).__name__}"))
 
@@ -176,6 +177,15 @@ class ServedModel:
     # -- on the event loop, called by the worker ----------------------------------------------------------------------
 
     def _settle(self, outcome: Outcome) -> None:
+        try:
+            self._hand_on(outcome)
+        except Exception as error:  # a bug; nobody may be left to wait for a deadline
+            log.error("answers of %s could not be handed on", self, exc_info=error)
+            failure = EngineFailed(f"answers of model {self} could not be handed on", found=type(error).__name__)
+            for ticket in outcome.batch:
+                ticket.owner.fail(failure)
+
+    def _hand_on(self, outcome: Outcome) -> None:
         batch, now = outcome.batch, self._loop.time()
         self.metrics.ran(outcome.seconds, len(batch), elements(batch), sum(ticket.length for ticket in batch))
         if outcome.logits is None or outcome.usable is None:
