@@ -30,6 +30,9 @@ class Status:
     http: int
 
 
+ERROR_KIND, RETRY_AFTER, RETRY_AFTER_MS = "error-kind", "retry-after", "retry-after-ms"
+"""Names of the HTTP headers, and of the trailing metadata, that come with an error."""
+
 _INTERNAL = Status(GrpcCode.INTERNAL, 500)
 
 # Overload is not UNAVAILABLE: clients that retry that one at once would make it worse.
@@ -70,11 +73,15 @@ class Failure:
     retry_after: float | None = None
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """``error-kind``, and ``retry-after`` in whole seconds, for HTTP headers or trailing metadata."""
-        kind = (("error-kind", self.kind),)
+        """``error-kind``, ``retry-after`` and ``retry-after-ms``, for HTTP headers or trailing metadata.
+
+        HTTP's own header is in whole seconds, which is long for a queue that empties in milliseconds.
+        """
+        kind = ((ERROR_KIND, self.kind),)
         if self.retry_after is None:
             return kind
-        return (*kind, ("retry-after", str(max(1, math.ceil(self.retry_after)))))
+        seconds, milliseconds = math.ceil(self.retry_after), math.ceil(self.retry_after * 1000)
+        return (*kind, (RETRY_AFTER, str(max(1, seconds))), (RETRY_AFTER_MS, str(max(1, milliseconds))))
 
 
 def failure_of(error: BaseException) -> Failure:

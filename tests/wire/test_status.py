@@ -43,7 +43,7 @@ def test_a_kind_goes_to_its_status(error, code, http):
 def test_overload_is_not_unavailable_and_says_when_to_come_back():
     failure = failure_of(errors.Overloaded("queue", retry_after=1.2))
     assert (failure.status.grpc, failure.status.http) == (GrpcCode.RESOURCE_EXHAUSTED, 429)
-    assert dict(failure.headers()) == {"error-kind": "Overloaded", "retry-after": "2"}
+    assert dict(failure.headers()) == {"error-kind": "Overloaded", "retry-after": "2", "retry-after-ms": "1200"}
 
 
 def test_a_kind_derived_elsewhere_takes_its_parent_s_status():
