@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from ..bundle.specs import ModelSpec
 from ..runtime.tasks import Floats, decode
 from ..runtime.text import Row
-from ..wire.tensors import Parameter, Tensor
+from ..wire.tensors import InferResponse, Parameter, Tensor
 
 DTYPES = {
     np.dtype(np.float32): "FP32",
@@ -20,6 +21,29 @@ DTYPES = {
     np.dtype(np.object_): "BYTES",
 }
 """The protocol's word for what tasks answer with; text is an object array."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """An answer and the seconds of its stages: encode, queue, infer, decode."""
+
+    response: InferResponse
+    stages: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PredictAnswer:
+    """A plain HTTP answer.
+
+    Attributes:
+        answer: ``{"label": …, "score": …}`` for one text, ``{"predictions": [{…}, …]}`` for a list.
+        stages: seconds: encode, queue, infer, decode.
+        parameters: ``bundle_digest``, ``engine`` and, if any row was cut, ``truncated_rows``.
+    """
+
+    answer: dict[str, Any]
+    stages: Mapping[str, float]
+    parameters: Mapping[str, Parameter]
 
 
 def output_tensors(logits: Floats, rows: Sequence[Row], model: ModelSpec, names: tuple[str, ...]) -> tuple[Tensor, ...]:

@@ -13,46 +13,19 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
 
 from ..bundle.errors import DeadlineExceeded, NotFound, Unavailable
 from ..runtime.predictor import Predictor
-from ..wire.tensors import InferRequest, InferResponse, ModelMetadata, Parameter, ServerMetadata
+from ..wire.descriptions import IndexEntry, ModelConfig, ModelStatistics
+from ..wire.tensors import InferRequest, InferResponse, ModelMetadata, ServerMetadata
 from .admission import Refusal
-from .answers import answer_parameters, output_tensors, predictions
+from .answers import Inference, PredictAnswer, answer_parameters, output_tensors, predictions
+from .describe import index, model_config, server_metadata
 from .job import Job, Question
 from .metrics import CANCELLED, Metrics, outcome_of
 from .models import ModelSet
 from .requests import read_body, read_request, read_timeout, rows_asked
 from .served_model import Capacity, ServedModel
-
-SERVER_NAME = "nlpdeploy"
-EXTENSIONS = ("binary_tensor_data",)
-"""Of the protocol; the fronts keep this promise."""
-
-
-@dataclass(frozen=True)
-class Inference:
-    """An answer and the seconds of its stages: encode, queue, infer, decode."""
-
-    response: InferResponse
-    stages: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class PredictAnswer:
-    """A plain HTTP answer.
-
-    Attributes:
-        answer: ``{"label": …, "score": …}`` for one text, ``{"predictions": [{…}, …]}`` for a list.
-        stages: seconds: encode, queue, infer, decode.
-        parameters: ``bundle_digest``, ``engine`` and, if any row was cut, ``truncated_rows``.
-    """
-
-    answer: dict[str, Any]
-    stages: Mapping[str, float]
-    parameters: Mapping[str, Parameter]
 
 
 class DataPlane:
@@ -69,14 +42,12 @@ class DataPlane:
     def __init__(
         self, capacity: Capacity | None = None, *, default_timeout: float = 60.0, expected: Sequence[str] = ()
     ) -> None:
-        self.metrics = Metrics()
-        self._capacity = capacity or Capacity()
+        self.metrics, self._capacity = Metrics(), capacity or Capacity()
         self._default_timeout = default_timeout
         self._expected = frozenset(expected)
         self._models = ModelSet()
         self._encoders = ThreadPoolExecutor(self._capacity.encoder_threads, thread_name_prefix="encoder")
-        self._opened = False
-        self._draining = False
+        self._opened = self._draining = False
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -153,7 +124,7 @@ class DataPlane:
 
     def server_metadata(self) -> ServerMetadata:
         """Name, version, extensions."""
-        return ServerMetadata(SERVER_NAME, _package_version(), EXTENSIONS)
+        return server_metadata()
 
     def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
         """What a model takes and gives.
@@ -163,6 +134,31 @@ class DataPlane:
             Unavailable: it is still being loaded.
         """
         return self._models.metadata(self._find(name, version))
+
+    def model_config(self, name: str, version: str = "") -> ModelConfig:
+        """How a model may be asked, for load generators.
+
+        Raises:
+            As :meth:`model_metadata`.
+        """
+        return model_config(self._find(name, version), self._capacity)
+
+    def statistics(self, name: str = "", version: str = "") -> list[ModelStatistics]:
+        """Sums since the start: of a version, of all versions of a name, or of all that is served.
+
+        Raises:
+            As :meth:`model_metadata`.
+        """
+        asked = self._models.all()
+        if name:
+            found = self._find(name, version)
+            asked = [found] if version else [served for served in asked if served.name == name]
+        return [served.statistics.read(served.name, served.version) for served in asked]
+
+    def index(self, *, ready: bool = False) -> list[IndexEntry]:
+        """Each version of each model that is served or being loaded, and its state; with ``ready`` only such."""
+        entries = index(self._models.all(), self._expected, opened=self._opened, draining=self._draining)
+        return [entry for entry in entries if entry.state == "READY" or not ready]
 
     def models(self) -> list[ModelMetadata]:
         """One entry a name, with all its served versions; the chosen one stands first and gives the properties."""
@@ -272,17 +268,17 @@ class DataPlane:
                 served.metrics.refused(Refusal.DRAINING if self._draining else Refusal.NOT_READY)
                 raise Unavailable("the server is going down" if self._draining else "the server is starting")
             yield served
-        except asyncio.CancelledError:
-            served.metrics.failed(self._now() - accepted, CANCELLED)
-            raise
-        except Exception as error:
-            served.metrics.failed(self._now() - accepted, outcome_of(error))
+        except (asyncio.CancelledError, Exception) as error:
+            spent = self._now() - accepted
+            served.metrics.failed(spent, CANCELLED if isinstance(error, asyncio.CancelledError) else outcome_of(error))
+            served.statistics.failed(spent)
             raise
 
     def _count_answer(self, served: ServedModel, job: Job) -> Mapping[str, float]:
         now = self._now()
         stages = job.stages(now)
         served.metrics.answered(now - job.accepted, stages, sum(row.truncated for row in job.rows))
+        served.statistics.answered(len(job.rows), stages)
         return stages
 
     def _idle(self) -> bool:
@@ -301,12 +297,3 @@ def _expire(served: ServedModel, job: Job) -> None:
         served.metrics.refused(Refusal.EXPIRED)
         allowed = max(job.deadline - job.accepted, 0.0)
         job.fail(DeadlineExceeded("the request's time is over", found=f"no answer within {allowed:.3f} s"))
-
-
-def _package_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("nlpdeploy")
-    except PackageNotFoundError:
-        return "unknown"

@@ -21,6 +21,7 @@ from .forecast import Forecast
 from .job import Job
 from .metrics import Metrics
 from .scheduler import Policy, Scheduler, elements
+from .statistics import Statistics
 from .worker import EngineWorker, Outcome
 
 T = TypeVar("T")
@@ -69,6 +70,7 @@ class ServedModel:
         entry = _entry(predictor)
         forecast = Forecast(entry.curve if entry else None)
         self.metrics = metrics.for_model(self.name, version, self.engine_id)
+        self.statistics = Statistics()
         self.queue = AdmissionQueue(
             Scheduler(capacity.policy, forecast), capacity.limits, self.metrics.refused, len(predictor.lanes)
         )
@@ -194,6 +196,7 @@ class ServedModel:
             for ticket in batch:
                 ticket.owner.fail(error)
             return
+        self.statistics.ran(len(batch), outcome.seconds)
         for ticket, logits, usable in zip(batch, outcome.logits, outcome.usable.tolist(), strict=True):
             if usable:
                 ticket.owner.receive(ticket.index, logits, now)

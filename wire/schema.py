@@ -96,6 +96,8 @@ message ModelConfig
   int32 max_batch_size = 4
   repeated ModelInput input = 5
   repeated ModelOutput output = 6
+  oneof scheduling_choice ModelDynamicBatching dynamic_batching = 11
+  map<ModelParameter> parameters = 14
   string backend = 17
   ModelTransactionPolicy model_transaction_policy = 19
 message ModelInput
@@ -107,6 +109,11 @@ message ModelOutput
   string name = 1
   DataType data_type = 2
   repeated int64 dims = 3
+message ModelDynamicBatching
+  repeated int32 preferred_batch_size = 1
+  uint64 max_queue_delay_microseconds = 2
+message ModelParameter
+  string string_value = 1
 message ModelTransactionPolicy
   bool decoupled = 1
 

@@ -1,0 +1,58 @@
+"""What the server says of itself and of its models, in the protocol's words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from importlib.metadata import PackageNotFoundError, version
+
+from ..bundle.specs import TensorSpec
+from ..wire.codec_descriptions import data_type
+from ..wire.descriptions import ConfigInput, ConfigOutput, ConfigParameter, DynamicBatching, IndexEntry, ModelConfig
+from ..wire.tensors import ServerMetadata
+from .served_model import Capacity, ServedModel
+
+SERVER_NAME = "nlpdeploy"
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+"""Of the protocol, kept whole by both fronts. The index alone doesn't make ``model_repository``, which loads too."""
+
+
+def server_metadata() -> ServerMetadata:
+    """Name, version, extensions."""
+    try:
+        release = version("nlpdeploy")
+    except PackageNotFoundError:
+        release = "unknown"
+    return ServerMetadata(SERVER_NAME, release, EXTENSIONS)
+
+
+def model_config(served: ServedModel, capacity: Capacity) -> ModelConfig:
+    """How a model may be asked: its tensors by row, and the most rows of a request."""
+    metadata = served.metadata
+    return ModelConfig(
+        name=served.name,
+        platform=metadata.platform,
+        backend=metadata.platform.rpartition("_")[0] or metadata.platform,
+        max_batch_size=capacity.limits.rows,
+        input=tuple(ConfigInput(*_by_row(spec)) for spec in metadata.inputs),
+        output=tuple(ConfigOutput(*_by_row(spec)) for spec in metadata.outputs),
+        dynamic_batching=DynamicBatching(max_queue_delay_microseconds=round(capacity.policy.linger * 1e6)),
+        parameters={name: ConfigParameter(value) for name, value in metadata.properties.items()},
+    )
+
+
+def index(models: Sequence[ServedModel], expected: Set[str], *, opened: bool, draining: bool) -> list[IndexEntry]:
+    """All that is served or, before the server has opened, expected, with the reason why one doesn't answer."""
+    missing = () if opened else sorted(expected - {served.name for served in models})
+    entries = [IndexEntry(name, "", "LOADING") for name in missing]
+    for served in models:
+        state, reason = "READY" if opened else "LOADING", ""
+        if not served.ready():
+            state, reason = "UNAVAILABLE", "its engine has stopped; restart the server"
+        elif draining:
+            state, reason = "UNAVAILABLE", "the server is going down"
+        entries.append(IndexEntry(served.name, served.version, state, reason))
+    return entries
+
+
+def _by_row(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
+    return spec.name, data_type(spec.dtype), tuple(spec.shape[1:])
