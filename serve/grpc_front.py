@@ -20,6 +20,7 @@ from ..wire import codec_proto, oip
 from ..wire.oip import Message
 from ..wire.timing import SERVER_TIMING, server_timing
 from .failures import explain
+from .grpc_listener import GrpcListener
 from .plane import DataPlane
 
 Context = Any  # grpc.aio.ServicerContext; grpcio ships no types
@@ -56,7 +57,7 @@ class GrpcFront:
         reuse_port: bool = False,
     ) -> None:
         self._plane = plane
-        self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._listener = GrpcListener(self._make_server, host, port)
         self._options: list[tuple[str, int]] = [
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.max_send_message_length", max_message_bytes),
@@ -69,7 +70,6 @@ class GrpcFront:
             self._options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
         self._draining = False
         self._stopping = asyncio.Event()
-        self._server: Any = None
 
     async def start(self) -> int:
         """Listen; returns the port.
@@ -77,6 +77,9 @@ class GrpcFront:
         Raises:
             InvalidInput: the address can't be listened on.
         """
+        return await self._listener.start()
+
+    def _make_server(self) -> Any:
         server = grpc.aio.server(options=self._options)
         calls: dict[str, Call] = {
             "ServerLive": self._server_live,
@@ -100,17 +103,7 @@ class GrpcFront:
         names = (oip.SERVICE, HEALTH, reflection.SERVICE_NAME)
         servicer = reflection.aio.ReflectionServicer(names, pool=_reflected_pool())
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
-        try:
-            port: int = server.add_insecure_port(self._address)
-        except RuntimeError as error:
-            raise InvalidInput(
-                f"gRPC can't listen on {self._address}",
-                found="an address in use or not of this machine",
-                mend="choose another port with --grpc-port, 0 for any",
-            ) from error
-        await server.start()
-        self._server = server
-        return port
+        return server
 
     async def drain(self) -> None:
         """Tell those that ask for health to go elsewhere; calls are still answered."""
@@ -120,8 +113,7 @@ class GrpcFront:
         """Take no more calls, give those under way ``grace`` seconds, then cut them."""
         self._draining = True
         self._stopping.set()
-        if self._server is not None:
-            await self._server.stop(grace)
+        await self._listener.stop(grace)
 
     # -- the protocol's calls -----------------------------------------------------------------------------------------
 

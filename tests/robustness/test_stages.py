@@ -9,6 +9,7 @@ import pytest
 from nlpdeploy.bundle.errors import EngineFailed
 from nlpdeploy.serve import plane as plane_module
 from nlpdeploy.serve.admission import Limits
+from nlpdeploy.serve.job import Job
 from nlpdeploy.serve.served_model import Capacity
 from support.asking import FRONTS, ask, question
 from support.engines import LABELS, TinyEngine, token
@@ -69,16 +70,15 @@ def broken_decoding(server, monkeypatch):
 
 
 def broken_delivery(server, monkeypatch):
-    """What takes a batch's outcome on the event loop raises before any row is handed on."""
-    metrics = server.plane.served()[0].metrics
-    whole = metrics.ran
+    """What takes a row's logits on the event loop raises."""
+    whole = Job.receive
 
-    def ran(*arguments):
-        if any(token("book") in row for row in server.engine.batches[-1]):
+    def receive(job, index, logits, now):
+        if token("book") in job.rows[index].input_ids:
             raise ZeroDivisionError
-        whole(*arguments)
+        whole(job, index, logits, now)
 
-    monkeypatch.setattr(metrics, "ran", ran)
+    monkeypatch.setattr(Job, "receive", receive)
 
 
 def nothing(server, monkeypatch):
