@@ -1,4 +1,4 @@
-"""A TorchServe handler on the untouched checkpoint in eager PyTorch; travels inside the archive with ``text_model.py``."""
+"""A TorchServe handler: the untouched checkpoint in eager PyTorch. Travels in the archive with ``text_model.py``."""
 
 from __future__ import annotations
 
