@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..bundle.errors import InvalidInput
 from . import console
 
-MEBIBYTE = 1024 * 1024
-MOST_MEBIBYTES = 2047
-"""gRPC counts a message's bytes in 31 bits."""
+if TYPE_CHECKING:
+    from ..serve.settings import Settings
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -35,10 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--http-port", type=console.host_port, default=8000, metavar="P", help="default: 8000; 0: any free one"
     )
-    parser.add_argument("--max-message-mib", type=console.positive, default=32.0, metavar="N", help="default: 32")
-    parser.add_argument(
-        "--grace", default="10s", metavar="D", help="time for accepted work after SIGTERM (default: 10s)"
-    )
+    _add_limits(parser)
     parser.add_argument(
         "--reference", type=Path, metavar="CKPT", help="answer with the untouched checkpoint in PyTorch: the baseline"
     )
@@ -46,30 +43,27 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    """What is taken from clients, and for how long; read in :func:`_settings`, so that a bad value is one line."""
+    limits = parser.add_argument_group("limits", "durations are written 45ms, 1s, 2m")
+    for option, default, metavar, text in (
+        ("--max-message-mib", "32", "N", "largest request and answer"),
+        ("--max-header-kib", "64", "N", "largest request line with headers, or gRPC metadata"),
+        ("--max-connections", "4096", "N", "open connections of each front"),
+        ("--slow-client", "60s", "D", "time to deliver a request, and to take an answer"),
+        ("--max-queue-rows", "4096", "N", "texts that wait for one model, and of one request"),
+        ("--max-queue-tokens", "262144", "N", "tokens that wait for one model, and of one request"),
+        ("--default-timeout", "60s", "D", "deadline of a request that names none"),
+        ("--grace", "10s", "D", "time for accepted work after SIGTERM"),
+    ):
+        limits.add_argument(option, default=default, metavar=metavar, help=f"{text} (default: {default})")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; 0 once drained."""
-    from ..loadtest.plan import parse_duration
-    from ..serve.app import Settings
     from ..serve.app import run as serve
 
-    cores = os.cpu_count() or 1
-    if arguments.threads is not None and not 1 <= arguments.threads <= cores:
-        raise InvalidInput("--threads", found=arguments.threads, wanted=f"1 to this machine's {cores}")
-    if not 1.0 <= arguments.max_message_mib <= MOST_MEBIBYTES:
-        wanted = f"1 to {MOST_MEBIBYTES}"
-        raise InvalidInput("--max-message-mib", found=f"{arguments.max_message_mib:g}", wanted=wanted)
-    settings = Settings(
-        store=console.store_root(arguments),
-        models=tuple(arguments.model),
-        engine=arguments.engine,
-        threads=arguments.threads,
-        host=arguments.host,
-        grpc_port=arguments.grpc_port,
-        http_port=arguments.http_port,
-        max_message_bytes=int(arguments.max_message_mib * MEBIBYTE),
-        grace=parse_duration(arguments.grace),
-        json_line=arguments.json,
-    )
+    settings = _settings(arguments)
     if arguments.reference is None:
         return serve(settings)
     if len(arguments.model) != 1 or arguments.engine:
@@ -81,3 +75,69 @@ def run(arguments: argparse.Namespace) -> int:
 
     bundle = Store(settings.store).resolve(arguments.model[0])
     return serve(settings, [reference_predictor(bundle.path, arguments.reference, threads=arguments.threads)])
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    """The settings, every range checked.
+
+    Raises:
+        InvalidInput: the option, what was found, what is wanted.
+    """
+    from ..serve.admission import Limits
+    from ..serve.served_model import Capacity
+    from ..serve.settings import KIBIBYTE, MEBIBYTE, Settings, WireLimits, check
+
+    rows, tokens = _whole("--max-queue-rows", arguments), _whole("--max-queue-tokens", arguments)
+    settings = Settings(
+        store=console.store_root(arguments),
+        models=tuple(arguments.model),
+        engine=arguments.engine,
+        threads=arguments.threads,
+        host=arguments.host,
+        grpc_port=arguments.grpc_port,
+        http_port=arguments.http_port,
+        wire=WireLimits(
+            message_bytes=int(_number("--max-message-mib", arguments) * MEBIBYTE),
+            header_bytes=int(_number("--max-header-kib", arguments) * KIBIBYTE),
+            connections=_whole("--max-connections", arguments),
+            slow_client=_duration("--slow-client", arguments),
+        ),
+        capacity=Capacity(limits=Limits(rows, tokens)),
+        default_timeout=_duration("--default-timeout", arguments),
+        grace=_duration("--grace", arguments),
+        json_line=arguments.json,
+    )
+    check(settings)
+    return settings
+
+
+def _given(option: str, arguments: argparse.Namespace) -> str:
+    return str(getattr(arguments, option.removeprefix("--").replace("-", "_")))
+
+
+def _duration(option: str, arguments: argparse.Namespace) -> float:
+    from ..loadtest.plan import parse_duration
+
+    text = _given(option, arguments)
+    try:
+        return parse_duration(text)
+    except InvalidInput as error:
+        raise InvalidInput(option, found=repr(text), wanted="a time with a unit, as 45ms, 1s or 2m") from error
+
+
+def _number(option: str, arguments: argparse.Namespace) -> float:
+    text = _given(option, arguments)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidInput(option, found=repr(text), wanted="a number")
+    return value
+
+
+def _whole(option: str, arguments: argparse.Namespace) -> int:
+    text = _given(option, arguments)
+    if not (text.isascii() and text.isdecimal()):
+        raise InvalidInput(option, found=repr(text), wanted="a whole number")
+    return int(text)

@@ -10,14 +10,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from ..runtime.predictor import Predictor
 from .models import load_models
 from .plane import DataPlane
-from .served_model import Capacity
+from .settings import Settings, check, fitted
 
 log = logging.getLogger(__name__)
 
@@ -28,40 +26,6 @@ SWITCH_INTERVAL = 0.0005
 LAST_BYTES = 1.0
 LAST_CALL = 2.0
 """Seconds for answers to leave, and for an engine call to come back, once everything is settled."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to serve.
-
-    Attributes:
-        store: the store's folder.
-        models: ``name`` or ``name:version`` each; empty for all of the store.
-        engine: id of an engine; by default each bundle's.
-        threads: intra-op threads of an engine; by default what export found fastest for a lone text. The cores that it
-            leaves are filled with more of it.
-        host: address of both fronts.
-        grpc_port: 0 for a free one, which the start-up line names.
-        http_port: as ``grpc_port``.
-        max_message_bytes: largest request and answer of either front.
-        capacity: limits of the queue and of the batches.
-        default_timeout: seconds for a request that names no deadline.
-        grace: seconds that accepted work may take after the first signal.
-        json_line: write one JSON object to standard output once ready: ports, models, engines, digests.
-    """
-
-    store: Path = Path("model_store")
-    models: tuple[str, ...] = ()
-    engine: str | None = None
-    threads: int | None = None
-    host: str = "127.0.0.1"
-    grpc_port: int = 8001
-    http_port: int = 8000
-    max_message_bytes: int = 32 * 1024 * 1024
-    capacity: Capacity = field(default_factory=Capacity)
-    default_timeout: float = 60.0
-    grace: float = 10.0
-    json_line: bool = False
 
 
 class Front(Protocol):
@@ -91,8 +55,9 @@ def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
 
     Raises:
         NotFound, CorruptBundle, EngineUnavailable, EngineFailed: a model can't be loaded; nothing was ever ready.
-        InvalidInput: a port is in use.
+        InvalidInput: a setting is out of range, or a port is in use.
     """
+    check(settings)
     _log_to_stderr()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encoder threads are the parallelism
     sys.setswitchinterval(SWITCH_INTERVAL)
@@ -171,10 +136,11 @@ async def _start_fronts(settings: Settings, plane: DataPlane, fronts: dict[str, 
     from .grpc_front import GrpcFront
     from .http_front import HttpFront
 
-    host, limit = settings.host, settings.max_message_bytes
+    host, wire = settings.host, fitted(settings.wire)
+    limit = wire.message_bytes
     made: dict[str, Front] = {
-        "grpc": GrpcFront(plane, host, settings.grpc_port, max_message_bytes=limit),
-        "http": HttpFront(plane, host, settings.http_port, max_message_bytes=limit),
+        "grpc": GrpcFront(plane, host, settings.grpc_port, max_message_bytes=limit, limits=wire.grpc()),
+        "http": HttpFront(plane, host, settings.http_port, max_message_bytes=limit, limits=wire.http()),
     }
     ports = {}
     for name, front in made.items():

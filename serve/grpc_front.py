@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -44,6 +44,7 @@ class GrpcFront:
         max_message_bytes: largest request and answer; above it RESOURCE_EXHAUSTED.
         max_connection_age: seconds after which a connection is told to close, so that clients find new servers.
         reuse_port: let several processes listen on the port; off, so that a port in use is noticed.
+        limits: of headers, connections and slow clients, as the server's options.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class GrpcFront:
         max_message_bytes: int = 32 * 1024 * 1024,
         max_connection_age: float | None = None,
         reuse_port: bool = False,
+        limits: Sequence[tuple[str, int]] = (),
     ) -> None:
         self._plane = plane
         self._listener = GrpcListener(self._make_server, host, port)
@@ -65,6 +67,7 @@ class GrpcFront:
             # A client that pings often is no reason to cut its calls.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_ping_strikes", 0),
+            *limits,
         ]
         if max_connection_age is not None:
             self._options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))

@@ -11,56 +11,13 @@ import contextlib
 import math
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from typing import Any
 
 import httptools
 
 from .failures import explain
-from .http_messages import Handler, Request, Response, error_response, response_bytes
-
-
-@dataclass(frozen=True)
-class HttpLimits:
-    """How much, how many, how long; a client that is past one of them is answered or cut, never waited for.
-
-    Attributes:
-        body: bytes of a request's body, above it 413.
-        head: bytes of a request's line and headers, above it 431; a head that ends amid a header, one read more.
-        connections: open ones, above it 503.
-        pipelined: requests sent ahead on a connection before it is read no further.
-        idle: seconds a connection may stay without a request.
-        reading: seconds from a request's first byte to its last, above it 408.
-        writing: seconds a client may leave an answer unread.
-        lingering: seconds, after a refusal, in which what is still being sent is read and thrown away: a client that
-            is cut while it sends never sees the answer.
-    """
-
-    body: int = 32 * 1024 * 1024
-    head: int = 64 * 1024
-    connections: int = 4096
-    pipelined: int = 64
-    idle: float = 300.0
-    reading: float = 60.0
-    writing: float = 60.0
-    lingering: float = 5.0
-
-
-@dataclass
-class ServerState:
-    """What a server's connections share.
-
-    Attributes:
-        handler: answers one request.
-        limits: for each connection and for all.
-        connections: the open ones.
-        draining: whether each connection ends with its next answer.
-    """
-
-    handler: Handler
-    limits: HttpLimits
-    connections: set[Connection] = field(default_factory=set)
-    draining: bool = False
+from .http_limits import ServerState
+from .http_messages import Request, Response, error_response, response_bytes
 
 
 class Connection(asyncio.Protocol):
@@ -69,6 +26,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: ServerState) -> None:
         self._server, self._limits = server, server.limits
         self._queue: deque[Request | Response] = deque()
+        self._ahead = 0  # bytes of the bodies in it
         self._task: asyncio.Task[None] | None = None
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
@@ -87,6 +45,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._server.connections.add(self)
         if len(self._server.connections) > self._limits.connections:
+            self._server.refused(503)
             refusal = error_response(503, f"more than {self._limits.connections} connections")
             self._transport.write(response_bytes(refusal, head_only=False, close=True))
             self._deaf = True
@@ -105,7 +64,7 @@ class Connection(asyncio.Protocol):
             data = self._parse(data)
         if self._silent > self._limits.head:  # in one header, or in what stands around a chunk
             self._refuse_head()
-        if len(self._queue) > self._limits.pipelined:
+        if len(self._queue) > self._limits.pipelined or self._ahead > self._limits.body:
             self._transport.pause_reading()
 
     def _parse(self, data: bytes) -> bytes:
@@ -183,6 +142,7 @@ class Connection(asyncio.Protocol):
 
     def _enqueue(self, item: Request | Response) -> None:
         self._queue.append(item)
+        self._ahead += len(item.body) if isinstance(item, Request) else 0
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._answer())
         self._time_out()
@@ -191,7 +151,8 @@ class Connection(asyncio.Protocol):
         """Answer what is queued, in order, until nothing is or the connection ends."""
         while self._queue and not self._transport.is_closing():
             item = self._queue.popleft()
-            if len(self._queue) <= self._limits.pipelined // 2:
+            self._ahead -= len(item.body) if isinstance(item, Request) else 0
+            if len(self._queue) <= self._limits.pipelined // 2 and self._ahead <= self._limits.body // 2:
                 self._transport.resume_reading()
             if isinstance(item, Request):
                 response = await self._handled(item)
@@ -228,6 +189,7 @@ class Connection(asyncio.Protocol):
         """Answer with an error after what is queued, and end the connection."""
         if not self._deaf:
             self._deaf = True
+            self._server.refused(status)
             self._enqueue(error_response(status, detail))
 
     def _stay(self, rest: bytes) -> bytes:

@@ -14,7 +14,7 @@ from ..wire.codec_json import HEADER_LENGTH
 from ..wire.json_text import dump_json, parse_json
 from ..wire.tensors import Parameter
 from ..wire.timing import SERVER_TIMING, server_timing
-from .http_connection import HttpLimits
+from .http_limits import HttpLimits
 from .http_messages import JSON, Request, Response, error_response
 from .http_server import HttpServer
 from .plane import DataPlane
@@ -52,7 +52,9 @@ class HttpFront:
     ) -> None:
         self._plane = plane
         self._max_bytes = max_message_bytes
-        self._server = HttpServer(self._handle, host, port, limits or HttpLimits(body=max_message_bytes))
+        limits = limits or HttpLimits(body=max_message_bytes)
+        self._server = HttpServer(self._handle, host, port, limits, refused=plane.metrics.refused_by_http)
+        plane.metrics.http_connections.set_function(lambda: self._server.open_connections)
         self._whole: dict[tuple[str, ...], tuple[str, Route]] = {
             ("v2",): ("GET", self._server_metadata),
             ("v2", "health", "live"): ("GET", self._live),

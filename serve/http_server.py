@@ -5,10 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
+from collections.abc import Callable
 
 from ..bundle.errors import InvalidInput
-from .http_connection import Connection, HttpLimits, ServerState
+from .http_connection import Connection
+from .http_limits import HttpLimits, ServerState
 from .http_messages import Handler
+
+
+def _nobody_is_told(status: int) -> None:
+    return None
 
 
 class HttpServer:
@@ -19,10 +25,18 @@ class HttpServer:
         host: address to listen on.
         port: 0 for a free one.
         limits: of each connection and of all.
+        refused: told the status of each answer that the handler has no part in.
     """
 
-    def __init__(self, handler: Handler, host: str, port: int, limits: HttpLimits | None = None) -> None:
-        self._state = ServerState(handler, limits or HttpLimits())
+    def __init__(
+        self,
+        handler: Handler,
+        host: str,
+        port: int,
+        limits: HttpLimits | None = None,
+        refused: Callable[[int], None] | None = None,
+    ) -> None:
+        self._state = ServerState(handler, limits or HttpLimits(), refused=refused or _nobody_is_told)
         self._host, self._port = host, port
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None

@@ -26,6 +26,7 @@ SECONDS = (
 STAGES = ("encode", "queue", "infer", "decode")
 ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 TOKENS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+HTTP_REFUSALS = (400, 405, 408, 413, 431, 503)
 MODEL = ("model", "version", "engine")
 OK = "ok"
 CANCELLED = "Cancelled"
@@ -71,6 +72,14 @@ class Metrics:
         self.info = gauge("model_info", "What is served", (*MODEL, "bundle_digest", "task", "precision"))
         # Requests that reached no model: their names are the caller's, so they are no labels.
         self.unrouted = counter("unrouted_requests", "Requests for no model that is served here", ("outcome",))
+        # What HTTP clients send that is no request: it never reaches the data plane.
+        self.http_refusals = counter("http_refusals", "Connections refused or ended by a limit", ("status",))
+        self.http_connections = Gauge("nlpdeploy_http_connections", "Open HTTP connections", registry=self.registry)
+        self._http_refusals = {status: self.http_refusals.labels(str(status)) for status in HTTP_REFUSALS}
+
+    def refused_by_http(self, status: int) -> None:
+        """A connection was refused, or ended by a limit, with this status."""
+        self._http_refusals[status].inc()
 
     def render(self) -> bytes:
         """The text that a Prometheus server scrapes."""

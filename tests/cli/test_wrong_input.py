@@ -160,7 +160,24 @@ def test_a_port_in_use(capsys, served_store):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--max-message-mib", "1e9"), ("--max-message-mib", "1e-9"), ("--threads", "99999")]
+    ("option", "value"),
+    [
+        ("--max-message-mib", "1e9"),
+        ("--max-message-mib", "1e-9"),
+        ("--max-message-mib", "nan"),
+        ("--threads", "99999"),
+        ("--max-connections", "0"),
+        ("--max-connections", "4e3"),
+        ("--max-header-kib", "0.5"),
+        ("--max-header-kib", "much"),
+        ("--max-queue-rows", "-1"),
+        ("--max-queue-tokens", "0"),
+        ("--slow-client", "60"),
+        ("--slow-client", "1us"),
+        ("--default-timeout", "soon"),
+        ("--default-timeout", "0s"),
+        ("--grace", "9999h"),
+    ],
 )
 def test_a_setting_out_of_range(capsys, served_store, option, value):
     assert option in refused(capsys, "serve", "--store", served_store, option, value)

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput, Overloaded
-from nlpdeploy.serve.http_connection import HttpLimits
+from nlpdeploy.serve.http_limits import HttpLimits
 from nlpdeploy.serve.http_messages import Response
 from nlpdeploy.serve.http_server import HttpServer
 from support.fronts import LoopThread, until

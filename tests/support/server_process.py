@@ -74,7 +74,8 @@ def free_port() -> int:
 def main() -> int:
     """Serve a store's model, or the tiny engine that sleeps so many seconds a call."""
     from nlpdeploy.bundle.errors import NlpdeployError
-    from nlpdeploy.serve.app import Settings, run
+    from nlpdeploy.serve.app import run
+    from nlpdeploy.serve.settings import Settings, WireLimits
     from support.engines import TinyEngine, tiny_predictor
 
     parser = argparse.ArgumentParser()
@@ -85,10 +86,13 @@ def main() -> int:
     parser.add_argument("--http-port", type=int, default=0)
     parser.add_argument("--grpc-port", type=int, default=0)
     parser.add_argument("--grace", type=float, default=30.0)
+    parser.add_argument("--slow-client", type=float, default=60.0)
+    parser.add_argument("--connections", type=int, default=4096)
     given = parser.parse_args()
     settings = Settings(
         store=given.store or Path("nowhere"), models=tuple(given.model), threads=1, http_port=given.http_port,
         grpc_port=given.grpc_port, grace=given.grace, json_line=True,
+        wire=WireLimits(slow_client=given.slow_client, connections=given.connections),
     )  # fmt: skip
     ready_made = [] if given.store else [tiny_predictor(given.folder, TinyEngine(seconds=given.seconds))]
     try:
