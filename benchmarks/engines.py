@@ -13,9 +13,9 @@ from nlpdeploy.bundle.errors import InvalidInput
 from nlpdeploy.bundle.specs import ModelSpec
 from nlpdeploy.export.baseline import reference_predictor
 from nlpdeploy.export.timing import call_seconds
-from nlpdeploy.runtime.batching import lay_out, plan
+from nlpdeploy.runtime.batching import lay_out, plan, token_budget
 from nlpdeploy.runtime.engine import Engine, Feed
-from nlpdeploy.runtime.predictor import MAX_ROWS, MAX_TOKENS, load
+from nlpdeploy.runtime.predictor import MAX_ROWS, load
 from nlpdeploy.runtime.text import Row
 
 from .results import print_table
@@ -123,7 +123,8 @@ def _batched(engines: Mapping[str, Engine], rows: Sequence[Row], model: ModelSpe
 
 def planned_feeds(engine: Engine, rows: Sequence[Row], model: ModelSpec, max_rows: int) -> list[Feed]:
     """The feeds of the planner's batches of like length."""
-    batches = plan([len(row) for row in rows], max_tokens=MAX_TOKENS, max_rows=max_rows)
+    budget = token_budget(engine.layout)
+    batches = plan([len(row) for row in rows], max_tokens=budget, max_rows=max_rows, layout=engine.layout)
     return [lay_out([rows[i] for i in batch], engine.layout, engine.inputs, model.pad_id) for batch in batches]
 
 

@@ -129,7 +129,8 @@ class LatencyCurve:
 
     latency(tokens, rows) = base + per_token * tokens + per_row * rows + per_square * tokens^2 / rows
 
-    ``tokens`` counts the padded tensor's elements (rows x longest), so ``tokens^2 / rows`` is the attention's cost.
+    ``tokens`` counts the elements of the call's tensor: padded rows x longest, so that ``tokens^2 / rows`` is the
+    attention's cost; packed the length of the one row, with ``rows`` = 1 however many texts it holds.
     """
 
     base: float
@@ -140,7 +141,7 @@ class LatencyCurve:
     """The measured points: (rows, length, median seconds)."""
 
     def seconds(self, tokens: int, rows: int) -> float:
-        """Forecast of one call with ``rows`` rows padded to ``tokens`` elements altogether."""
+        """Forecast of one call with ``rows`` rows of ``tokens`` elements altogether."""
         return (
             self.base + self.per_token * tokens + self.per_row * rows + self.per_square * tokens * tokens / max(rows, 1)
         )
@@ -154,7 +155,7 @@ class Latency:
         p50_ms: median of one text's engine call in milliseconds.
         p95_ms: nearest-rank 95th percentile.
         speedup: the reference's median divided by this one, paired text by text in one run.
-        texts_per_second: in sorted batches of the planner.
+        texts_per_second: in the batches that the engine's layout makes of 64 texts at a time.
         samples: calls behind the quantiles.
     """
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from ..bundle.errors import EngineFailed
 from ..bundle.specs import ModelSpec
-from ..runtime.batching import lay_out, plan
+from ..runtime.batching import lay_out
 from ..runtime.engine import Engine
-from ..runtime.predictor import MAX_ROWS, MAX_TOKENS, run_rows
+from ..runtime.predictor import batches_of, run_rows
 from ..runtime.tasks import Floats
 from ..runtime.text import Row
 from .grid import Case, evenly
@@ -125,7 +125,7 @@ def reference_answers(
     logits = alone(rows)
     batches = [(case.rows, want) for case, want in zip(kept, wanted, strict=True) if len(case.rows) > 1]
     sample = evenly(range(len(rows)), 2 * _SAMPLE)
-    for batch in plan([len(rows[i]) for i in sample], max_tokens=MAX_TOKENS, max_rows=MAX_ROWS):
+    for batch in batches_of([len(rows[i]) for i in sample], reference.layout):
         chosen = [sample[i] for i in batch]
         batches.append((tuple(rows[i] for i in chosen), logits[chosen]))
     noise = max((_noise(reference, asked, want, model) for asked, want in batches), default=0.0)
@@ -148,7 +148,7 @@ def engine_answers(
     alone = dict(zip(distinct, got, strict=True)) if got is not None else {}
     cases.append(CaseAnswers(ALONE, np.stack([want for _, want in distinct.values()]), got, problem))
 
-    order = plan([len(row) for row in answers.rows], max_tokens=MAX_TOKENS, max_rows=MAX_ROWS)
+    order = batches_of([len(row) for row in answers.rows], engine.layout)
     batches = [[answers.rows[i] for i in batch] for batch in order]
     logits, problem = _ask(engine, batches, model, f"comparing {engine.id} with the checkpoint", progress)
     if logits is not None:

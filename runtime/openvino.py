@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,29 @@ def convert(onnx_file: Path, target: Path) -> str:
         OpenVINO's version.
     """
     ov.save_model(ov.convert_model(str(onnx_file)), str(target), compress_to_fp16=False)
+    return str(ov.get_version())
+
+
+def convert_module(
+    module: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], example: tuple[Any, ...], target: Path
+) -> str:
+    """Trace a PyTorch module into an OpenVINO model (.xml, with its .bin beside it), weights in fp32.
+
+    Args:
+        module: in eval mode; takes tensors in the order of ``inputs``.
+        inputs: names and shapes, INT64; -1 is an axis of any size.
+        outputs: names, in the order of what the module answers.
+        example: tensors to trace with.
+        target: the .xml.
+
+    Returns:
+        OpenVINO's version.
+    """
+    shapes = [ov.PartialShape(list(spec.shape)) for spec in inputs]
+    model = ov.convert_model(module, example_input=example, input=shapes)
+    for port, spec in zip((*model.inputs, *model.outputs), (*inputs, *outputs), strict=True):
+        port.get_tensor().set_names({spec.name})
+    ov.save_model(model, str(target), compress_to_fp16=False)
     return str(ov.get_version())
 
 

@@ -13,9 +13,9 @@ from ..bundle.compare import deviation
 from ..bundle.digest import verified_manifest
 from ..bundle.errors import EngineFailed, EngineUnavailable, InvalidInput
 from ..bundle.manifest import EngineEntry, Manifest
-from ..bundle.specs import EngineState, ModelSpec, Task
+from ..bundle.specs import EngineState, Layout, ModelSpec, Task
 from ..bundle.store import Store
-from .batching import lay_out, plan
+from .batching import lay_out, plan, token_budget
 from .catalogue import load_engine
 from .cores import usable_cores
 from .engine import Engine, EngineOptions
@@ -25,8 +25,8 @@ from .text import Row, TextEncoder
 log = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
-MAX_TOKENS = 4096
 MAX_ROWS = 32
+MAX_TOKENS = token_budget(Layout.PADDED)
 MAX_LANES = 4
 """Each lane holds the weights once more."""
 
@@ -141,12 +141,17 @@ def run_batches(
     """
     answer = np.empty((len(rows), len(model.labels)), dtype=np.float32)
     done = 0
-    for batch in plan([len(row) for row in rows], max_tokens=MAX_TOKENS, max_rows=MAX_ROWS):
+    for batch in batches_of([len(row) for row in rows], engine.layout):
         answer[batch] = run_rows(engine, [rows[i] for i in batch], model)
         done += len(batch)
         if progress:
             progress(done)
     return answer
+
+
+def batches_of(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+    """The batches that a layout is run in: of like length where rows are padded, in order where they are packed."""
+    return plan(lengths, max_tokens=token_budget(layout), max_rows=MAX_ROWS, layout=layout)
 
 
 def run_rows(engine: Engine, rows: Sequence[Row], model: ModelSpec) -> Floats:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Protocol
 
 from ...bundle.manifest import EngineEntry
+from ...bundle.specs import Layout
 from ...runtime.text import Row
 from ..graph import Graph
 from .onnx import OnnxFp32, OnnxInt8
 from .openvino import OpenVINOBuilder
+from .openvino_packed import PackedBuilder
 
 
 class Builder(Protocol):
@@ -29,6 +31,11 @@ class Builder(Protocol):
     @property
     def precision(self) -> str:
         """``fp32``, ``bf16``, ``fp16`` or ``int8``."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """How the engine wants its rows."""
         ...
 
     def unavailable(self) -> str | None:
@@ -58,6 +65,8 @@ _IN_ORDER: tuple[Builder, ...] = (
     OnnxInt8(),
     OpenVINOBuilder("openvino-f32", "fp32", "f32"),
     OpenVINOBuilder("openvino-bf16", "bf16", "bf16"),
+    PackedBuilder("openvino-f32-packed", "fp32", "f32"),
+    PackedBuilder("openvino-bf16-packed", "bf16", "bf16"),
 )
 BUILDERS: Mapping[str, Builder] = {builder.id: builder for builder in _IN_ORDER}
 AUTO: tuple[str, ...] = tuple(BUILDERS)
@@ -66,6 +75,5 @@ AUTO: tuple[str, ...] = tuple(BUILDERS)
 ELSEWHERE: Mapping[str, str] = {
     "tensorrt-fp16": "this version of nlpdeploy builds no TensorRT engines; take onnx-int8 or openvino-bf16 on a CPU",
     "tensorrt-fp32": "this version of nlpdeploy builds no TensorRT engines; take onnx-fp32 or openvino-f32 on a CPU",
-    "openvino-bf16-packed": "this version of nlpdeploy builds no packed rows; take openvino-bf16",
 }
 """Ids that name an engine which can't be built here, and why."""

@@ -30,6 +30,7 @@ class OnnxFp32:
     id: str = "onnx-fp32"
     runtime: str = RUNTIME
     precision: str = "fp32"
+    layout: Layout = Layout.PADDED
 
     def unavailable(self) -> str | None:
         """See ``Builder.unavailable``."""
@@ -54,6 +55,7 @@ class OnnxInt8:
     id: str = "onnx-int8"
     runtime: str = RUNTIME
     precision: str = "int8"
+    layout: Layout = Layout.PADDED
 
     def unavailable(self) -> str | None:
         """See ``Builder.unavailable``."""

@@ -34,15 +34,11 @@ class OpenVINOBuilder:
     precision: str
     hint: str
     runtime: str = RUNTIME
+    layout: Layout = Layout.PADDED
 
     def unavailable(self) -> str | None:
         """See ``Builder.unavailable``."""
-        runtime = RUNTIMES[RUNTIME]
-        if not runtime.installed():
-            return f"engine {self.id} needs {runtime.package}: {runtime.install_line()}"
-        if self.hint == "bf16" and self._isa() is None:
-            return f"engine {self.id} needs a CPU with one of {', '.join(BF16_CLASSES)}, which this one lacks"
-        return None
+        return unavailable_here(self.id, self.hint)
 
     def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
         """See ``Builder.build``."""
@@ -56,7 +52,7 @@ class OpenVINOBuilder:
             raise EngineFailed(
                 f"engine {self.id} can't be built", found=f"{type(error).__name__}: {lines[0]}"
             ) from None
-        isa = self._isa() if self.hint == "bf16" else None
+        isa = bf16_isa() if self.hint == "bf16" else None
         return EngineEntry(
             id=self.id,
             runtime=RUNTIME,
@@ -71,6 +67,18 @@ class OpenVINOBuilder:
             size_bytes=size_bytes(file.parent),
         )
 
-    def _isa(self) -> str | None:
-        flags = instruction_sets()
-        return next((name for name in BF16_CLASSES if name in flags), None)
+
+def unavailable_here(engine_id: str, hint: str) -> str | None:
+    """Why OpenVINO can't compute in a precision on this machine and what to install; None if it can."""
+    runtime = RUNTIMES[RUNTIME]
+    if not runtime.installed():
+        return f"engine {engine_id} needs {runtime.package}: {runtime.install_line()}"
+    if hint == "bf16" and bf16_isa() is None:
+        return f"engine {engine_id} needs a CPU with one of {', '.join(BF16_CLASSES)}, which this one lacks"
+    return None
+
+
+def bf16_isa() -> str | None:
+    """The best instruction set with bf16 products that this CPU has."""
+    flags = instruction_sets()
+    return next((name for name in BF16_CLASSES if name in flags), None)

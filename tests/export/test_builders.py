@@ -5,17 +5,25 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from nlpdeploy.bundle.errors import EngineFailed
+from nlpdeploy.bundle.errors import EngineFailed, EngineUnavailable, Unsupported
 from nlpdeploy.bundle.manifest import EngineEntry, from_plain, to_plain
-from nlpdeploy.bundle.specs import EngineState
+from nlpdeploy.bundle.specs import EngineState, Layout
 from nlpdeploy.export.builders import AUTO, BUILDERS, ELSEWHERE
 from nlpdeploy.export.builders import onnx as onnx_builders
 from nlpdeploy.export.builders import openvino as openvino_builders
+from nlpdeploy.export.builders import openvino_packed as packed_builders
 from nlpdeploy.export.checkpoint import load_torch, read_checkpoint
 from nlpdeploy.export.graph import export_graph
+from nlpdeploy.runtime.text import Row
 from support.checkpoints import random_classifier
+
+ROWS = [
+    Row(np.random.default_rng(length).integers(5, 60, length), np.zeros(length, dtype=np.int64))
+    for length in (1, 2, 5, 9, 17, 30, 44, 60)
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +35,20 @@ def graph(tmp_path_factory):
 
 
 def test_engines_stand_in_the_order_of_the_table_and_auto_tries_them_all():
-    assert AUTO == tuple(BUILDERS) == ("onnx-fp32", "onnx-int8", "openvino-f32", "openvino-bf16")
+    assert AUTO == tuple(BUILDERS) == (
+        "onnx-fp32", "onnx-int8", "openvino-f32", "openvino-bf16", "openvino-f32-packed", "openvino-bf16-packed",
+    )  # fmt: skip
     assert not set(ELSEWHERE) & set(BUILDERS)
     assert [(builder.runtime, builder.precision) for builder in BUILDERS.values()] == [
         ("onnxruntime", "fp32"),
         ("onnxruntime", "int8"),
         ("openvino", "fp32"),
         ("openvino", "bf16"),
+        ("openvino", "fp32"),
+        ("openvino", "bf16"),
+    ]
+    assert [builder.id.endswith("-packed") for builder in BUILDERS.values()] == [
+        builder.layout is Layout.PACKED for builder in BUILDERS.values()
     ]
 
 
@@ -42,14 +57,18 @@ def test_an_entry_describes_the_files_written(engine_id, graph, tmp_path):
     builder = BUILDERS[engine_id]
     if builder.unavailable():
         pytest.skip(builder.unavailable())
-    entry = builder.build(graph, tmp_path, ())
+    entry = builder.build(graph, tmp_path, ROWS)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert all(path.is_relative_to(tmp_path / "engines" / engine_id) for path in written)
     assert (tmp_path / entry.file) in written
     assert entry.size_bytes == sum(path.stat().st_size for path in written)
     assert (entry.id, entry.state, entry.parity) == (engine_id, EngineState.READY, None)
-    assert (entry.inputs, entry.outputs) == (graph.inputs, graph.outputs)
-    assert entry.options["exporter"].startswith("tracer: attention 2 of 2")
+    assert (entry.layout, entry.outputs) == (builder.layout, graph.outputs)
+    if entry.layout is Layout.PADDED:
+        assert entry.inputs == graph.inputs
+        assert entry.options["exporter"].startswith("tracer: attention 2 of 2")
+    else:
+        assert entry.options["exporter"].startswith("torch trace: 8 texts in one row differ from each alone by at most")
     assert from_plain(EngineEntry, to_plain(entry)) == entry
 
 
@@ -59,6 +78,21 @@ def test_a_graph_that_is_not_fused_wholly_is_refused_with_the_counts(engine_id, 
     with pytest.raises(EngineFailed, match="attention 0 of 2, normalisation 4 of 4"):
         BUILDERS[engine_id].build(loose, tmp_path, ())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_architecture_that_cannot_be_packed_is_skipped_with_the_reason(graph, tmp_path, monkeypatch):
+    def refuse(*given, **named):
+        asked.append(given)
+        raise Unsupported("packed rows of bert answer otherwise than each text alone", found="a difference of 0.3")
+
+    asked = []
+    monkeypatch.setattr(packed_builders, "checked_pack", refuse)
+    fresh = replace(graph, file=tmp_path / "tracer" / "model.onnx")
+    for engine_id in ("openvino-f32-packed", "openvino-bf16-packed"):
+        with pytest.raises(EngineUnavailable, match=r"a difference of 0\.3.* padded engines answer these models"):
+            BUILDERS[engine_id].build(fresh, tmp_path, ROWS)
+    assert len(asked) == 1, "what was found once holds for the other precision too"
+    assert not (tmp_path / "engines").exists()
 
 
 def test_bf16_needs_a_cpu_that_has_it(monkeypatch):

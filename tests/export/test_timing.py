@@ -9,9 +9,12 @@ from hypothesis import strategies as st
 
 from nlpdeploy.bundle.errors import InvalidInput
 from nlpdeploy.bundle.evidence import LatencyCurve
+from nlpdeploy.bundle.specs import Layout
 from nlpdeploy.export.curve import curve_of, nnls
-from nlpdeploy.export.timing import EngineStopped, fit_curve, measure_latency
-from support.linear_engines import LinearEngine, model, raising, rows_of
+from nlpdeploy.export.curve_fit import fit_curve
+from nlpdeploy.export.timing import EngineStopped, measure_latency
+from nlpdeploy.runtime.batching import call_size
+from support.linear_engines import LinearEngine, PackedLinearEngine, model, raising, rows_of
 
 POINTS = [(rows, length) for rows in (1, 2, 4, 8, 16) for length in (4, 16, 64, 256)]
 floats = st.floats(-1e3, 1e3).map(lambda value: round(value, 3))  # no curve has numbers near 1e-300
@@ -86,6 +89,15 @@ def test_batches_are_those_of_the_planner(tmp_path):
     engine = LinearEngine()
     measure({"torch-fp32": engine}, rows_of(tmp_path), budget_seconds=0.3)
     assert max(rows for rows, _ in engine.calls) == 32
+
+
+def test_windows_of_texts_become_the_batches_of_each_layout(tmp_path):
+    padded, packed = LinearEngine(), PackedLinearEngine()
+    rows = [row for row in rows_of(tmp_path) for _ in range(3)]
+    measure({"torch-fp32": padded, "packed": packed}, rows, budget_seconds=0.0)
+    assert max(rows for rows, _ in padded.calls) == 32
+    assert 128 < max(length for _, length in packed.calls) <= 256
+    assert all(rows == 1 and length % 16 == 0 for rows, length in packed.calls)
 
 
 def test_progress_ends_at_its_total(tmp_path):
@@ -169,6 +181,14 @@ def test_a_curve_is_measured_within_the_models_limit_and_the_batch_budget(tmp_pa
     curve = fit_curve(engine, rows_of(tmp_path), model(max_length=96), budget_seconds=0.5)
     assert max(length for _, length, _ in curve.points) == 96
     assert max(rows * length for rows, length, _ in curve.points) <= 4096
+
+
+def test_a_packed_curve_is_measured_over_the_lengths_of_one_row(tmp_path):
+    engine = PackedLinearEngine(delay=lambda rows, length: 1e-5 * length)
+    curve = fit_curve(engine, rows_of(tmp_path), model(max_length=100), budget_seconds=1.0)
+    assert [length for _, length, _ in curve.points] == [16, 32, 48, 64, 96, 112, 256]
+    assert {rows for rows, _, _ in curve.points} == {1}
+    assert curve.seconds(*call_size([60, 60], Layout.PACKED)) >= 1e-5 * 128 * 0.9
 
 
 def test_without_time_six_points_are_measured(tmp_path):

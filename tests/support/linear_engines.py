@@ -86,6 +86,28 @@ class LinearEngine:
         pass
 
 
+class PackedLinearEngine(LinearEngine):
+    """The same answers to texts in one row."""
+
+    def __init__(self, name: str = "exact-packed", **options) -> None:
+        super().__init__(name, **options)
+        self.layout = Layout.PACKED
+        names = ("input_ids", "position_ids", "segment_ids", "token_type_ids")
+        packed = tuple(TensorSpec(name, "INT64", (1, -1)) for name in names)
+        self.inputs = (*packed, TensorSpec("first_tokens", "INT64", (-1,)))
+
+    def run(self, feed):
+        ids, segments = feed["input_ids"][0], feed["segment_ids"][0]
+        self.calls.append((1, len(ids)))
+        pause = self._delay(1, len(ids))
+        if pause:
+            time.sleep(pause)
+        mine = (segments == np.arange(len(feed["first_tokens"]))[:, None]).astype(np.float32)
+        states = self._table[ids] + self._segment[feed["token_type_ids"][0]]
+        logits = (10.0 * (mine @ states) / mine.sum(axis=1, keepdims=True)).astype(np.float32)
+        return {"logits": logits if self._change is None else self._change(logits, feed)}
+
+
 class NamelessEngine(LinearEngine):
     """Answers under another name."""
 

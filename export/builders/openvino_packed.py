@@ -1,0 +1,122 @@
+"""Engines for OpenVINO on the CPU that read all texts of a batch from one row; see ``export/packed.py``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...bundle.errors import EngineFailed, EngineUnavailable, Unsupported
+from ...bundle.manifest import EngineEntry
+from ...bundle.specs import EngineState, Layout, TensorSpec
+from ...runtime.batching import lay_out
+from ...runtime.text import Row
+from ..checkpoint import Checkpoint, load_torch
+from ..graph import Graph, silence
+from ..packed import PackedModel, checked_pack
+from .files import engine_folder, size_bytes
+from .openvino import RUNTIME, bf16_isa, unavailable_here
+
+
+@dataclass(frozen=True)
+class PackedBuilder:
+    """A packed OpenVINO model with a hint for the precision that it is computed in.
+
+    Attributes:
+        id: the engine's id.
+        precision: as in the manifest.
+        hint: OpenVINO's ``INFERENCE_PRECISION_HINT``.
+    """
+
+    id: str
+    precision: str
+    hint: str
+    runtime: str = RUNTIME
+    layout: Layout = Layout.PACKED
+
+    def unavailable(self) -> str | None:
+        """See ``Builder.unavailable``."""
+        return unavailable_here(self.id, self.hint)
+
+    def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
+        """See ``Builder.build``; raises EngineUnavailable where the architecture's answers depend on packing."""
+        from ...runtime.openvino import PRECISION_HINT
+
+        made = _converted(graph.checkpoint, graph.file.parent.parent / "packed", calibration)
+        folder = engine_folder(bundle, self.id)
+        for file in (made.file, made.file.with_suffix(".bin")):
+            shutil.copy2(file, folder / file.name)
+        isa = bf16_isa() if self.hint == "bf16" else None
+        return EngineEntry(
+            id=self.id,
+            runtime=RUNTIME,
+            precision=self.precision,
+            layout=Layout.PACKED,
+            state=EngineState.READY,
+            file=(folder / made.file.name).relative_to(bundle).as_posix(),
+            inputs=made.inputs,
+            outputs=made.outputs,
+            options={PRECISION_HINT: self.hint, "exporter": f"torch trace: {made.note}", "openvino": made.version},
+            valid_for={"isa": isa} if isa else {},
+            size_bytes=size_bytes(folder),
+        )
+
+
+@dataclass(frozen=True)
+class _Converted:
+    file: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    note: str
+    version: str
+
+
+_MADE: dict[Path, _Converted | EngineUnavailable] = {}
+"""What became of a folder's conversion, in this process: both precisions compute the same file."""
+
+
+def _converted(checkpoint: Checkpoint, folder: Path, rows: Sequence[Row]) -> _Converted:
+    if folder not in _MADE or not folder.is_dir():
+        folder.mkdir()
+        try:
+            _MADE[folder] = _convert(checkpoint, folder / "model.xml", rows)
+        except EngineUnavailable as error:
+            _MADE[folder] = error
+    made = _MADE[folder]
+    if isinstance(made, EngineUnavailable):
+        raise made
+    return made
+
+
+def _convert(checkpoint: Checkpoint, file: Path, rows: Sequence[Row]) -> _Converted:
+    from ...runtime.openvino import convert_module
+
+    pad_id = checkpoint.model.pad_id
+    try:
+        with silence():
+            packed = checked_pack(_load(checkpoint), rows, pad_id, token_types="token_type_ids" in checkpoint.inputs)
+            version = convert_module(packed.module, packed.inputs, packed.outputs, _sample(packed, rows, pad_id), file)
+    except Unsupported as error:
+        raise EngineUnavailable(error.line(), mend="padded engines answer these models") from None
+    except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, the converter has kinds of its own
+        line = (str(error).splitlines() or [""])[0]
+        raise EngineFailed("packed rows can't be converted", found=f"{type(error).__name__}: {line}") from None
+    return _Converted(file, packed.inputs, packed.outputs, packed.note, version)
+
+
+def _load(checkpoint: Checkpoint) -> Any:
+    """With fused attention where the architecture has it: a smaller graph, which OpenVINO runs a little faster."""
+    try:
+        return load_torch(checkpoint, attention="sdpa")
+    except Unsupported:
+        return load_torch(checkpoint, attention="eager")
+
+
+def _sample(packed: PackedModel, rows: Sequence[Row], pad_id: int) -> tuple[Any, ...]:
+    """What the trace is run with: three texts, whose number and length mustn't matter."""
+    import torch
+
+    feed = lay_out((list(rows) * 3)[:3], Layout.PACKED, packed.inputs, pad_id)
+    return tuple(torch.from_numpy(feed[spec.name]) for spec in packed.inputs)
