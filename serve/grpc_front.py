@@ -9,19 +9,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
-from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from ..bundle.errors import InvalidInput, NotFound
-from ..wire import codec_proto, oip
+from ..wire import codec_descriptions, codec_proto, oip
 from ..wire.oip import Message
+from ..wire.tensors import InferRequest, InferResponse
 from ..wire.timing import SERVER_TIMING, server_timing
 from .failures import explain
 from .grpc_listener import GrpcListener
+from .grpc_stream import InferStream
 from .plane import DataPlane
+from .reflection import reflection_handlers
 
 Context = Any  # grpc.aio.ServicerContext; grpcio ships no types
 Call = Callable[[Message, Context], Awaitable[Message]]
@@ -32,7 +32,7 @@ _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class GrpcFront:
-    """Open Inference Protocol v2 over gRPC; calls that the data plane doesn't serve are UNIMPLEMENTED.
+    """Open Inference Protocol v2 over gRPC, with health and reflection; other calls are UNIMPLEMENTED.
 
     A caller's deadline goes to the data plane, and a caller that leaves cancels its work there. Stage times are in the
     trailing metadata ``server-timing``; errors carry ``error-kind`` and, where trying again helps, ``retry-after``.
@@ -45,6 +45,7 @@ class GrpcFront:
         max_connection_age: seconds after which a connection is told to close, so that clients find new servers.
         reuse_port: let several processes listen on the port; off, so that a port in use is noticed.
         limits: of headers, connections and slow clients, as the server's options.
+        requests: the log that each request for inference gets a line in.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class GrpcFront:
         max_connection_age: float | None = None,
         reuse_port: bool = False,
         limits: Sequence[tuple[str, int]] = (),
+        requests: RequestLog | None = None,
     ) -> None:
         self._plane = plane
+        self._requests = requests
         self._listener = GrpcListener(self._make_server, host, port)
         self._options: list[tuple[str, int]] = [
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -90,9 +93,13 @@ class GrpcFront:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
+            "ModelInfer": self._requests.grpc(self._model_infer) if self._requests else self._model_infer,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
         }
         served = {name: _unary(oip.METHODS[name].request, call) for name, call in calls.items()}
+        served["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
         health = {
             "Check": _unary(health_pb2.HealthCheckRequest, self._check),
             "Watch": grpc.unary_stream_rpc_method_handler(
@@ -101,11 +108,9 @@ class GrpcFront:
                 response_serializer=health_pb2.HealthCheckResponse.SerializeToString,
             ),
         }
-        for service, handlers in ((oip.SERVICE, served), (HEALTH, health)):
+        described = reflection_handlers((oip.SERVICE, HEALTH))
+        for service, handlers in ((oip.SERVICE, served), (HEALTH, health), *described):
             server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        names = (oip.SERVICE, HEALTH, reflection.SERVICE_NAME)
-        servicer = reflection.aio.ReflectionServicer(names, pool=_reflected_pool())
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
         return server
 
     async def drain(self) -> None:
@@ -137,11 +142,28 @@ class GrpcFront:
         return codec_proto.encode_model_metadata(self._plane.model_metadata(request.name, request.version))
 
     async def _model_infer(self, request: Message, context: Context) -> Message:
-        remaining = context.time_remaining()
-        deadline = None if remaining is None else time.monotonic() + remaining
-        inference = await self._plane.infer(codec_proto.decode_request(request), deadline=deadline)
+        inference = await self._plane.infer(codec_proto.decode_request(request), deadline=_deadline(context))
         context.set_trailing_metadata(((SERVER_TIMING, server_timing(inference.stages)),))
         return codec_proto.encode_response(inference.response)
+
+    async def _model_stream_infer(self, requests: object, context: Context) -> None:
+        deadline = _deadline(context)  # of the whole stream
+
+        async def infer(request: InferRequest) -> InferResponse:
+            return (await self._plane.infer(request, deadline=deadline)).response
+
+        logged = self._requests.grpc(infer) if self._requests else infer
+        await InferStream(context, logged, self._stopping).run()
+
+    async def _model_config(self, request: Message, context: Context) -> Message:
+        config = self._plane.model_config(request.name, request.version)
+        return codec_descriptions.model_config_message(config)
+
+    async def _model_statistics(self, request: Message, context: Context) -> Message:
+        return codec_descriptions.statistics_message(self._plane.statistics(request.name, request.version))
+
+    async def _repository_index(self, request: Message, context: Context) -> Message:
+        return codec_descriptions.index_message(self._plane.index(ready=request.ready))
 
     # -- health -------------------------------------------------------------------------------------------------------
 
@@ -189,12 +211,7 @@ def _unary(request_class: type[Message], call: Call) -> Any:
     return grpc.unary_unary_rpc_method_handler(handle)
 
 
-def _reflected_pool() -> DescriptorPool:
-    """A pool with the files of all services, which no one pool holds otherwise."""
-    pool = DescriptorPool()
-    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
-        copy = FileDescriptorProto()
-        file.CopyToProto(copy)
-        pool.AddSerializedFile(copy.SerializeToString())
-    pool.AddSerializedFile(oip.FILE.SerializeToString())
-    return pool
+def _deadline(context: Context) -> float | None:
+    """When the caller's time is over, in seconds of ``time.monotonic``; None where it named none."""
+    remaining = context.time_remaining()
+    return None if remaining is None else time.monotonic() + remaining

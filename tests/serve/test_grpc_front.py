@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tritonclient.grpc as client
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -145,9 +144,9 @@ def test_bytes_that_are_no_message_are_the_caller_s_error(channel):
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-def test_declared_but_unserved_calls_are_unimplemented(triton):
+def test_calls_that_are_not_served_are_unimplemented(triton):
     with pytest.raises(InferenceServerException) as caught:
-        triton.get_model_config("tiny")
+        triton.load_model("tiny")
     assert status_of(caught) == "UNIMPLEMENTED"
 
 
@@ -260,18 +259,6 @@ def test_those_that_watch_hear_of_the_start_and_of_the_drain(tmp_path):
         with pytest.raises(grpc.RpcError) as caught:
             next(watched[""])
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
-def reflect(channel, **request):
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-    return next(stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(**request)])))
-
-
-def test_reflection_lists_the_services_and_describes_them(channel):
-    listed = {service.name for service in reflect(channel, list_services="").list_services_response.service}
-    assert {oip.SERVICE, "grpc.health.v1.Health"} <= listed
-    for symbol in (*listed, "inference.ModelInferRequest"):
-        assert reflect(channel, file_containing_symbol=symbol).file_descriptor_response.file_descriptor_proto
 
 
 def test_a_port_in_use_is_named_with_the_option_that_changes_it():
