@@ -6,7 +6,7 @@ BIN      = $(VENV)/bin
 PIP      = $(BIN)/python -m pip --disable-pip-version-check
 TORCH   ?= torch==2.13.0
 READY    = $(VENV)/.ready
-ROOMS    = bundle wire runtime export serve loadtest cli
+ROOMS    = bundle wire runtime export serve handlers client loadtest cli
 PYTEST_ARGS ?=
 
 export TOKENIZERS_PARALLELISM ?= false

@@ -1,10 +1,14 @@
-"""Stage times as the value of ``server-timing``, an HTTP header and gRPC trailing metadata alike."""
+"""Time on the wire: a caller's patience on the way in, an answer's stage times on the way back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 SERVER_TIMING = "server-timing"
+"""An HTTP header and gRPC trailing metadata alike."""
+
+TIMEOUT_HEADER = "x-request-timeout-ms"
+"""Milliseconds that a client will wait, to HTTP what a deadline is to gRPC: after them the work is not done."""
 
 
 def server_timing(stages: Mapping[str, float]) -> str:

@@ -17,8 +17,9 @@ HEAVY = (
     "matplotlib",
     "jinja2",
     "tritonclient",
+    "ts",
 )
-ROOMS = ("bundle", "wire", "runtime", "export", "serve", "loadtest", "cli")
+ROOMS = ("bundle", "wire", "runtime", "export", "serve", "handlers", "client", "loadtest", "cli")
 
 # A finder at the front of the path that refuses the heavy packages is as good as their absence.
 REFUSE = """
@@ -48,6 +49,28 @@ def test_the_server_imports_with_torch_and_transformers_absent():
     )
     done = run_python(code)
     assert done.stdout.strip() == "imported", done.stderr
+
+
+def test_the_client_needs_nothing_but_the_wire_s_packages():
+    code = (
+        "\nimport json, sys\nimport nlpdeploy.wire.codec_proto, nlpdeploy.wire.codec_json, grpc, grpc.aio\n"
+        "before = set(sys.modules)\n"
+        "import nlpdeploy.client, nlpdeploy.client.http_sync, nlpdeploy.client.http_aio\n"
+        "import nlpdeploy.client.grpc_transport\n"
+        "foreign = {name.split('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)\n"
+        "json.dump(sorted(foreign), sys.stdout)"
+    )
+    done = run_python(REFUSE.format(heavy=(*HEAVY, "requests", "httpx", "tokenizers", "httptools")) + code)
+    assert json.loads(done.stdout or "null") == ["nlpdeploy"], done.stderr
+
+
+def test_the_client_over_http_does_not_load_grpc():
+    code = (
+        "import sys\nfrom nlpdeploy.client import AsyncClient, Client\n"
+        "Client('http://127.0.0.1:1', 'm')\nAsyncClient('http://127.0.0.1:1', 'm')\nprint('grpc' in sys.modules)"
+    )
+    done = run_python(code)
+    assert done.stdout.strip() == "False", done.stderr
 
 
 def test_help_imports_nothing_heavy():
