@@ -37,6 +37,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     _add_limits(parser)
     parser.add_argument(
+        "--log-format", choices=("json", "text"), help="default: text on a terminal, JSON lines elsewhere"
+    )
+    parser.add_argument("--log-requests", action="store_true", help="log one line a request, without its texts")
+    parser.add_argument(
         "--reference", type=Path, metavar="CKPT", help="answer with the untouched checkpoint in PyTorch: the baseline"
     )
     console.add_common(parser)
@@ -105,6 +109,8 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         capacity=Capacity(limits=Limits(rows, tokens)),
         default_timeout=_duration("--default-timeout", arguments),
         grace=_duration("--grace", arguments),
+        log_format=arguments.log_format,
+        log_requests=arguments.log_requests,
         json_line=arguments.json,
     )
     check(settings)

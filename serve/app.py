@@ -9,12 +9,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ..runtime.predictor import Predictor
+from .log import LogFormat, logging_to, say_without_texts
 from .models import load_models
 from .plane import DataPlane
+from .request_log import RequestLog
 from .settings import Settings, check, fitted
 
 log = logging.getLogger(__name__)
@@ -58,10 +61,27 @@ def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
         InvalidInput: a setting is out of range, or a port is in use.
     """
     check(settings)
-    _log_to_stderr()
+    form = settings.log_format or ("text" if sys.stderr.isatty() else "json")
+    with logging_to(sys.stderr, form), _request_log(settings, form) as requests:
+        return _run(settings, predictors, requests)
+
+
+@contextmanager
+def _request_log(settings: Settings, form: LogFormat) -> Iterator[RequestLog | None]:
+    requests = RequestLog(sys.stderr, form) if settings.log_requests else None
+    try:
+        yield requests
+    finally:
+        if requests:
+            requests.close()
+
+
+def _run(settings: Settings, predictors: Sequence[Predictor], requests: RequestLog | None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encoder threads are the parallelism
     sys.setswitchinterval(SWITCH_INTERVAL)
-    if not asyncio.run(serve(settings, predictors)):
+    if not asyncio.run(serve(settings, predictors, requests)):
+        if requests:
+            requests.close()
         # A runtime at work can't be interrupted, and an interpreter that ends under it would crash.
         sys.stdout.flush()
         sys.stderr.flush()
@@ -69,19 +89,22 @@ def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
     return 0
 
 
-async def serve(settings: Settings, predictors: Sequence[Predictor] = ()) -> bool:
-    """As :func:`run`, in a running event loop.
+async def serve(settings: Settings, predictors: Sequence[Predictor] = (), requests: RequestLog | None = None) -> bool:
+    """As :func:`run`, in a running event loop, whose log is the caller's.
 
     Returns:
         Whether every thread that calls a runtime has ended.
     """
     signals = _Signals()
+    asyncio.get_running_loop().set_exception_handler(say_without_texts)
     names = tuple(spec.replace("/", ":").partition(":")[0] for spec in settings.models)
     plane = DataPlane(settings.capacity, default_timeout=settings.default_timeout, expected=names)
+    if requests is not None:
+        plane.metrics.log_left_out.set_function(lambda: requests.left_out)
     fronts: dict[str, Front] = {}
     drained = False
     try:
-        ports = await _start_fronts(settings, plane, fronts)
+        ports = await _start_fronts(settings, plane, fronts, requests)
         loaded = await _load(settings, predictors, plane, signals)
         if loaded:
             await plane.warm()
@@ -131,7 +154,9 @@ class _Signals:
             signal.signal(number, handler)
 
 
-async def _start_fronts(settings: Settings, plane: DataPlane, fronts: dict[str, Front]) -> dict[str, int]:
+async def _start_fronts(
+    settings: Settings, plane: DataPlane, fronts: dict[str, Front], requests: RequestLog | None
+) -> dict[str, int]:
     """Listen; ``fronts`` gets each one that has started, so that it can be stopped whatever happens to the next."""
     from .grpc_front import GrpcFront
     from .http_front import HttpFront
@@ -139,8 +164,12 @@ async def _start_fronts(settings: Settings, plane: DataPlane, fronts: dict[str, 
     host, wire = settings.host, fitted(settings.wire)
     limit = wire.message_bytes
     made: dict[str, Front] = {
-        "grpc": GrpcFront(plane, host, settings.grpc_port, max_message_bytes=limit, limits=wire.grpc()),
-        "http": HttpFront(plane, host, settings.http_port, max_message_bytes=limit, limits=wire.http()),
+        "grpc": GrpcFront(
+            plane, host, settings.grpc_port, max_message_bytes=limit, limits=wire.grpc(), requests=requests
+        ),
+        "http": HttpFront(
+            plane, host, settings.http_port, max_message_bytes=limit, limits=wire.http(), requests=requests
+        ),
     }
     ports = {}
     for name, front in made.items():
@@ -197,12 +226,3 @@ def _say_ready(settings: Settings, plane: DataPlane, ports: dict[str, int]) -> N
         line = {"event": "ready", "pid": os.getpid(), "host": settings.host, **addresses, "models": models}
         sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
         sys.stdout.flush()
-
-
-def _log_to_stderr() -> None:
-    room = logging.getLogger("nlpdeploy")
-    if not room.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        room.addHandler(handler)
-        room.setLevel(logging.INFO)

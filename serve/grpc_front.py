@@ -22,6 +22,7 @@ from .grpc_listener import GrpcListener
 from .grpc_stream import InferStream
 from .plane import DataPlane
 from .reflection import reflection_handlers
+from .request_log import RequestLog
 
 Context = Any  # grpc.aio.ServicerContext; grpcio ships no types
 Call = Callable[[Message, Context], Awaitable[Message]]
@@ -45,6 +46,7 @@ class GrpcFront:
         max_connection_age: seconds after which a connection is told to close, so that clients find new servers.
         reuse_port: let several processes listen on the port; off, so that a port in use is noticed.
         limits: of headers, connections and slow clients, as the server's options.
+        requests: the log that each request for inference gets a line in.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class GrpcFront:
         max_connection_age: float | None = None,
         reuse_port: bool = False,
         limits: Sequence[tuple[str, int]] = (),
+        requests: RequestLog | None = None,
     ) -> None:
         self._plane = plane
+        self._requests = requests
         self._listener = GrpcListener(self._make_server, host, port)
         self._options: list[tuple[str, int]] = [
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -90,7 +94,7 @@ class GrpcFront:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
+            "ModelInfer": self._requests.grpc(self._model_infer) if self._requests else self._model_infer,
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
             "RepositoryIndex": self._repository_index,
@@ -149,7 +153,8 @@ class GrpcFront:
         async def infer(request: InferRequest) -> InferResponse:
             return (await self._plane.infer(request, deadline=deadline)).response
 
-        await InferStream(context, infer, self._stopping).run()
+        logged = self._requests.grpc(infer) if self._requests else infer
+        await InferStream(context, logged, self._stopping).run()
 
     async def _model_config(self, request: Message, context: Context) -> Message:
         config = self._plane.model_config(request.name, request.version)

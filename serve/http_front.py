@@ -18,6 +18,7 @@ from .http_limits import HttpLimits
 from .http_messages import JSON, Request, Response, error_response
 from .http_server import HttpServer
 from .plane import DataPlane
+from .request_log import RequestLog
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 """Milliseconds that a client will wait, as a gRPC deadline: after them the work is not done and the answer is 504."""
@@ -39,6 +40,7 @@ class HttpFront:
         port: 0 for a free one.
         max_message_bytes: largest body, before and after decompression; above it 413.
         limits: the other limits of the connections.
+        requests: the log that each request gets a line in.
     """
 
     def __init__(
@@ -49,11 +51,14 @@ class HttpFront:
         *,
         max_message_bytes: int = 32 * 1024 * 1024,
         limits: HttpLimits | None = None,
+        requests: RequestLog | None = None,
     ) -> None:
         self._plane = plane
         self._max_bytes = max_message_bytes
+        self._requests = requests
+        handle = requests.http(self._handle) if requests else self._handle
         limits = limits or HttpLimits(body=max_message_bytes)
-        self._server = HttpServer(self._handle, host, port, limits, refused=plane.metrics.refused_by_http)
+        self._server = HttpServer(handle, host, port, limits, refused=self._refused)
         plane.metrics.http_connections.set_function(lambda: self._server.open_connections)
         self._whole: dict[tuple[str, ...], tuple[str, Route]] = {
             ("v2",): ("GET", self._server_metadata),
@@ -83,6 +88,11 @@ class HttpFront:
     async def stop(self, grace: float) -> None:
         """Take no more connections, give running requests ``grace`` seconds, then cut them."""
         await self._server.stop(grace)
+
+    def _refused(self, status: int) -> None:
+        self._plane.metrics.refused_by_http(status)
+        if self._requests is not None:
+            self._requests.refused_by_http(status)
 
     async def _handle(self, request: Request) -> Response:
         (method, route), model, version = self._find(request.target)

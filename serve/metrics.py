@@ -74,6 +74,7 @@ class Metrics:
         self.unrouted = counter("unrouted_requests", "Requests for no model that is served here", ("outcome",))
         # What HTTP clients send that is no request: it never reaches the data plane.
         self.http_refusals = counter("http_refusals", "Connections refused or ended by a limit", ("status",))
+        self.log_left_out = Gauge("nlpdeploy_log_lines_left_out", "Request lines not logged", registry=self.registry)
         self.http_connections = Gauge("nlpdeploy_http_connections", "Open HTTP connections", registry=self.registry)
         self._http_refusals = {status: self.http_refusals.labels(str(status)) for status in HTTP_REFUSALS}
 

@@ -24,6 +24,7 @@ from .describe import index, model_config, server_metadata
 from .job import Job, Question
 from .metrics import CANCELLED, Metrics, outcome_of
 from .models import ModelSet
+from .request_log import note_job, note_model
 from .requests import read_body, read_request, read_timeout, rows_asked
 from .served_model import Capacity, ServedModel
 
@@ -202,6 +203,7 @@ class DataPlane:
         """
         accepted = self._now()
         with self._counted(accepted, request.model, request.version) as served:
+            note_model(served.name, served.version, request.id)
             served.queue.check_rows(rows_asked(request))
             question = read_request(request, served.model, served.vocabulary)
             named = min(_or_never(deadline), accepted + read_timeout(request.parameters))
@@ -219,6 +221,7 @@ class DataPlane:
         """
         accepted = self._now()
         with self._counted(accepted, model, version) as served:
+            note_model(served.name, served.version)
             question, single = read_body(body, served.model)
             served.queue.check_rows(len(question))
             job = await self._answered(served, question, accepted, _or_never(deadline))
@@ -236,6 +239,7 @@ class DataPlane:
             deadline = accepted + self._default_timeout
         settled = loop.create_future()
         job = Job(question, settled, len(served.model.labels), accepted, deadline)
+        note_job(job)
         if not len(question):
             job.encoded_at = job.dispatched_at = job.finished_at = accepted
             return job

@@ -8,16 +8,14 @@ import math
 import resource
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from ..bundle.errors import InvalidInput
 from ..runtime.cores import usable_cores
 from .http_limits import HttpLimits
+from .log import LogFormat
 from .served_model import Capacity
 
 log = logging.getLogger(__name__)
-
-LogFormat = Literal["auto", "json", "text"]
 
 KIBIBYTE, MEBIBYTE = 1024, 1024 * 1024
 MOST_MESSAGE_BYTES = 2047 * MEBIBYTE
@@ -95,6 +93,8 @@ class Settings:
         capacity: limits of the queue and of the batches.
         default_timeout: seconds for a request that names no deadline.
         grace: seconds that accepted work may take after the first signal.
+        log_format: ``json`` or ``text``; by default text on a terminal, JSON lines elsewhere.
+        log_requests: write one line a request, without its texts.
         json_line: write one JSON object to standard output once ready: ports, models, engines, digests.
     """
 
@@ -109,6 +109,8 @@ class Settings:
     capacity: Capacity = field(default_factory=Capacity)
     default_timeout: float = 60.0
     grace: float = 10.0
+    log_format: LogFormat | None = None
+    log_requests: bool = False
     json_line: bool = False
 
 

@@ -88,13 +88,21 @@ def main() -> int:
     parser.add_argument("--grace", type=float, default=30.0)
     parser.add_argument("--slow-client", type=float, default=60.0)
     parser.add_argument("--connections", type=int, default=4096)
+    parser.add_argument("--max-message-mib", type=int, default=32)
+    parser.add_argument("--raise-word")
+    parser.add_argument("--log-format", choices=("json", "text"))
+    parser.add_argument("--log-requests", type=bool, default=False)
     given = parser.parse_args()
     settings = Settings(
         store=given.store or Path("nowhere"), models=tuple(given.model), threads=1, http_port=given.http_port,
         grpc_port=given.grpc_port, grace=given.grace, json_line=True,
-        wire=WireLimits(slow_client=given.slow_client, connections=given.connections),
+        wire=WireLimits(
+            message_bytes=given.max_message_mib << 20, slow_client=given.slow_client, connections=given.connections
+        ),
+        log_format=given.log_format, log_requests=given.log_requests,
     )  # fmt: skip
-    ready_made = [] if given.store else [tiny_predictor(given.folder, TinyEngine(seconds=given.seconds))]
+    engine = TinyEngine(seconds=given.seconds, raise_word=given.raise_word)
+    ready_made = [] if given.store else [tiny_predictor(given.folder, engine)]
     try:
         return run(settings, ready_made)
     except NlpdeployError as error:
