@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
 from ..bundle.errors import InvalidInput, NotFound, TooLarge, Unsupported
-from ..wire import codec_json
+from ..wire import codec_descriptions, codec_json
 from ..wire.codec_json import HEADER_LENGTH
 from ..wire.json_text import dump_json, parse_json
 from ..wire.tensors import Parameter
@@ -25,7 +25,11 @@ TIMEOUT_HEADER = "x-request-timeout-ms"
 
 _BINARY = "application/octet-stream"
 
+_GET, _POST = ("GET", "HEAD"), ("POST",)
+
 Route = Callable[[Request, str, str], Awaitable[Response]]
+Served = tuple[tuple[str, ...], Route]
+"""Methods of an address and what answers them; HEAD is GET without the body."""
 
 
 class HttpFront:
@@ -60,17 +64,21 @@ class HttpFront:
         limits = limits or HttpLimits(body=max_message_bytes)
         self._server = HttpServer(handle, host, port, limits, refused=self._refused)
         plane.metrics.http_connections.set_function(lambda: self._server.open_connections)
-        self._whole: dict[tuple[str, ...], tuple[str, Route]] = {
-            ("v2",): ("GET", self._server_metadata),
-            ("v2", "health", "live"): ("GET", self._live),
-            ("v2", "health", "ready"): ("GET", self._ready),
-            ("metrics",): ("GET", self._metrics),
+        self._whole: dict[tuple[str, ...], Served] = {
+            ("v2",): (_GET, self._server_metadata),
+            ("v2", "health", "live"): (_GET, self._live),
+            ("v2", "health", "ready"): (_GET, self._ready),
+            ("v2", "models", "stats"): (_GET, self._all_statistics),
+            ("v2", "repository", "index"): (_GET + _POST, self._index),
+            ("metrics",): (_GET, self._metrics),
         }
-        self._of_model: dict[str, tuple[str, Route]] = {
-            "": ("GET", self._model_metadata),
-            "ready": ("GET", self._model_ready),
-            "infer": ("POST", self._infer),
-            "predict": ("POST", self._predict),
+        self._of_model: dict[str, Served] = {
+            "": (_GET, self._model_metadata),
+            "ready": (_GET, self._model_ready),
+            "config": (_GET, self._model_config),
+            "stats": (_GET, self._model_statistics),
+            "infer": (_POST, self._infer),
+            "predict": (_POST, self._predict),
         }
 
     async def start(self) -> int:
@@ -95,14 +103,14 @@ class HttpFront:
             self._requests.refused_by_http(status)
 
     async def _handle(self, request: Request) -> Response:
-        (method, route), model, version = self._find(request.target)
-        if request.method != method and not (request.method == "HEAD" and method == "GET"):
-            wanted = "GET, HEAD" if method == "GET" else method
+        (methods, route), model, version = self._find(request.target)
+        if request.method not in methods:
+            wanted = ", ".join(methods)
             return error_response(405, f"{request.method} is not served here; wanted {wanted}", [("allow", wanted)])
         return await route(request, model, version)
 
-    def _find(self, target: str) -> tuple[tuple[str, Route], str, str]:
-        """Method and handler of an address, with model and version where it names them.
+    def _find(self, target: str) -> tuple[Served, str, str]:
+        """Methods and handler of an address, with model and version where it names them.
 
         Raises:
             NotFound: no such address.
@@ -136,6 +144,13 @@ class HttpFront:
         ready = self._plane.ready()
         return Response(200 if ready else 503, dump_json({"ready": ready}))
 
+    async def _all_statistics(self, request: Request, model: str, version: str) -> Response:
+        return await self._model_statistics(request, "", "")
+
+    async def _index(self, request: Request, model: str, version: str) -> Response:
+        ready = codec_descriptions.read_index_body(self._content(request))
+        return Response(200, codec_descriptions.index_json(self._plane.index(ready=ready)))
+
     async def _metrics(self, request: Request, model: str, version: str) -> Response:
         metrics = self._plane.metrics
         return Response(200, metrics.render(), metrics.content_type)
@@ -148,6 +163,12 @@ class HttpFront:
     async def _model_ready(self, request: Request, model: str, version: str) -> Response:
         ready = self._plane.model_ready(model, version)
         return Response(200 if ready else 503, dump_json({"name": model, "ready": ready}))
+
+    async def _model_config(self, request: Request, model: str, version: str) -> Response:
+        return Response(200, codec_descriptions.model_config_json(self._plane.model_config(model, version)))
+
+    async def _model_statistics(self, request: Request, model: str, version: str) -> Response:
+        return Response(200, codec_descriptions.statistics_json(self._plane.statistics(model, version)))
 
     async def _infer(self, request: Request, model: str, version: str) -> Response:
         deadline = _deadline(request)
