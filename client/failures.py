@@ -82,9 +82,7 @@ def no_server(server: str, found: object) -> Unavailable:
 
 def out_of_time(server: str, timeout: float) -> DeadlineExceeded:
     """The caller's time is over."""
-    return DeadlineExceeded(
-        f"{server} has not answered", found=f"{timeout:g} s are over", mend="allow a longer timeout"
-    )
+    return DeadlineExceeded(f"no answer of {server} within {timeout:g} s", mend="allow a longer timeout")
 
 
 def unreadable(server: str, found: object) -> EngineFailed:

@@ -94,6 +94,6 @@ class Tries:
             if self._lost:
                 return None
             self._lost = True
-        jitter = chance * min(self._retry.longest, self._retry.first * 2.0 ** (self._done - 1))
+        jitter = chance * min(self._retry.longest, self._retry.first * 2.0 ** min(self._done - 1, 60))
         pause = 0.0 if failed.fate is Fate.STALE else failed.hint + jitter
         return pause if pause < left else None
