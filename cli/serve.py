@@ -39,6 +39,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--log-format", choices=("json", "text"), help="default: text on a terminal, JSON lines elsewhere"
     )
+    parser.add_argument(
+        "--metrics", choices=("on", "off"), default="on", help="off counts nothing and states only what is served"
+    )
     parser.add_argument("--log-requests", action="store_true", help="log one line a request, without its texts")
     parser.add_argument(
         "--reference", type=Path, metavar="CKPT", help="answer with the untouched checkpoint in PyTorch: the baseline"
@@ -111,6 +114,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         grace=_duration("--grace", arguments),
         log_format=arguments.log_format,
         log_requests=arguments.log_requests,
+        metrics=arguments.metrics == "on",
         json_line=arguments.json,
     )
     check(settings)

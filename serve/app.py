@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import json
 import logging
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 from ..runtime.predictor import Predictor
 from .log import LogFormat, logging_to, say_without_texts
+from .metrics import Metrics
 from .models import load_models
 from .plane import DataPlane
 from .request_log import RequestLog
@@ -63,7 +65,7 @@ def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
     check(settings)
     form = settings.log_format or ("text" if sys.stderr.isatty() else "json")
     with logging_to(sys.stderr, form), _request_log(settings, form) as requests:
-        return _run(settings, predictors, requests)
+        return _run(dataclasses.replace(settings, wire=fitted(settings.wire)), predictors, requests)
 
 
 @contextmanager
@@ -98,9 +100,12 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = (), reques
     signals = _Signals()
     asyncio.get_running_loop().set_exception_handler(say_without_texts)
     names = tuple(spec.replace("/", ":").partition(":")[0] for spec in settings.models)
-    plane = DataPlane(settings.capacity, default_timeout=settings.default_timeout, expected=names)
+    metrics = Metrics(counting=settings.metrics)
+    plane = DataPlane(settings.capacity, default_timeout=settings.default_timeout, expected=names, metrics=metrics)
+    for name, value in settings.limits().items():
+        metrics.limit(name, value)
     if requests is not None:
-        plane.metrics.log_left_out.set_function(lambda: requests.left_out)
+        metrics.log_left_out.set_function(lambda: requests.left_out)
     fronts: dict[str, Front] = {}
     drained = False
     try:
@@ -161,7 +166,7 @@ async def _start_fronts(
     from .grpc_front import GrpcFront
     from .http_front import HttpFront
 
-    host, wire = settings.host, fitted(settings.wire)
+    host, wire = settings.host, settings.wire
     limit = wire.message_bytes
     made: dict[str, Front] = {
         "grpc": GrpcFront(

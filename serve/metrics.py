@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Mapping
 
 from prometheus_client import (
@@ -38,11 +39,16 @@ def outcome_of(error: BaseException) -> str:
 
 
 class Metrics:
-    """All counters of one server, in a registry of their own so that two servers fit into one process."""
+    """All counters of one server, in a registry of their own so that two servers fit into one process.
+
+    Args:
+        counting: count requests and engine calls; without it the page has states and limits alone.
+    """
 
     content_type: str = CONTENT_TYPE_LATEST
 
-    def __init__(self) -> None:
+    def __init__(self, *, counting: bool = True) -> None:
+        self._counting = counting
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
 
@@ -72,6 +78,9 @@ class Metrics:
         self.info = gauge("model_info", "What is served", (*MODEL, "bundle_digest", "task", "precision"))
         # Requests that reached no model: their names are the caller's, so they are no labels.
         self.unrouted = counter("unrouted_requests", "Requests for no model that is served here", ("outcome",))
+        self.limits = gauge("limit", "What this server bounds: bytes, seconds, rows, tokens, counts", ("limit",))
+        peak = Gauge("nlpdeploy_peak_resident_bytes", "Most memory that was ever resident", registry=self.registry)
+        peak.set_function(_peak_resident_bytes)
         # What HTTP clients send that is no request: it never reaches the data plane.
         self.http_refusals = counter("http_refusals", "Connections refused or ended by a limit", ("status",))
         self.log_left_out = Gauge("nlpdeploy_log_lines_left_out", "Request lines not logged", registry=self.registry)
@@ -88,7 +97,12 @@ class Metrics:
 
     def for_model(self, model: str, version: str, engine: str) -> ModelMetrics:
         """The counters of one model, its labels filled in."""
-        return ModelMetrics(self, (model, version, engine))
+        kind = ModelMetrics if self._counting else SilentModelMetrics
+        return kind(self, (model, version, engine))
+
+    def limit(self, name: str, value: float) -> None:
+        """State a limit of this server."""
+        self.limits.labels(name).set(value)
 
 
 class ModelMetrics:
@@ -154,3 +168,23 @@ class ModelMetrics:
         metrics.open_requests.labels(*labels).set_function(open_requests)
         metrics.ready.labels(*labels).set_function(ready)
         metrics.correction.labels(*labels).set_function(correction)
+
+
+class SilentModelMetrics(ModelMetrics):
+    """States what is served, and counts nothing."""
+
+    def answered(self, seconds: float, stages: Mapping[str, float], truncated: int) -> None:
+        """Not counted."""
+
+    def failed(self, seconds: float, outcome: str) -> None:
+        """Not counted."""
+
+    def refused(self, reason: Refusal) -> None:
+        """Not counted."""
+
+    def ran(self, seconds: float, rows: int, elements: int, tokens: int) -> None:
+        """Not counted."""
+
+
+def _peak_resident_bytes() -> float:
+    return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts kibibytes

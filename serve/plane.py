@@ -38,12 +38,18 @@ class DataPlane:
         capacity: limits and policy of each model.
         default_timeout: seconds for a request that names none.
         expected: names of models that are being loaded, which are known though not ready yet.
+        metrics: where requests are counted.
     """
 
     def __init__(
-        self, capacity: Capacity | None = None, *, default_timeout: float = 60.0, expected: Sequence[str] = ()
+        self,
+        capacity: Capacity | None = None,
+        *,
+        default_timeout: float = 60.0,
+        expected: Sequence[str] = (),
+        metrics: Metrics | None = None,
     ) -> None:
-        self.metrics, self._capacity = Metrics(), capacity or Capacity()
+        self.metrics, self._capacity = metrics or Metrics(), capacity or Capacity()
         self._default_timeout = default_timeout
         self._expected = frozenset(expected)
         self._models = ModelSet()

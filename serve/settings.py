@@ -95,6 +95,7 @@ class Settings:
         grace: seconds that accepted work may take after the first signal.
         log_format: ``json`` or ``text``; by default text on a terminal, JSON lines elsewhere.
         log_requests: write one line a request, without its texts.
+        metrics: count requests and engine calls.
         json_line: write one JSON object to standard output once ready: ports, models, engines, digests.
     """
 
@@ -111,7 +112,24 @@ class Settings:
     grace: float = 10.0
     log_format: LogFormat | None = None
     log_requests: bool = False
+    metrics: bool = True
     json_line: bool = False
+
+    def limits(self) -> dict[str, float]:
+        """Every limit by name, its unit at the end: bytes, seconds, or a count."""
+        wire, queue = self.wire, self.capacity.limits
+        return {
+            "message_bytes": wire.message_bytes,
+            "header_bytes": wire.header_bytes,
+            "connections": wire.connections,
+            "streams": wire.streams,
+            "slow_client_seconds": wire.slow_client,
+            "idle_seconds": wire.idle,
+            "queue_rows": queue.rows,
+            "queue_tokens": queue.tokens,
+            "default_timeout_seconds": self.default_timeout,
+            "grace_seconds": self.grace,
+        }
 
 
 def check(settings: Settings) -> None:

@@ -90,6 +90,7 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=4096)
     parser.add_argument("--max-message-mib", type=int, default=32)
     parser.add_argument("--raise-word")
+    parser.add_argument("--metrics", default="on")
     parser.add_argument("--log-format", choices=("json", "text"))
     parser.add_argument("--log-requests", type=bool, default=False)
     given = parser.parse_args()
@@ -99,7 +100,7 @@ def main() -> int:
         wire=WireLimits(
             message_bytes=given.max_message_mib << 20, slow_client=given.slow_client, connections=given.connections
         ),
-        log_format=given.log_format, log_requests=given.log_requests,
+        log_format=given.log_format, log_requests=given.log_requests, metrics=given.metrics == "on",
     )  # fmt: skip
     engine = TinyEngine(seconds=given.seconds, raise_word=given.raise_word)
     ready_made = [] if given.store else [tiny_predictor(given.folder, engine)]
