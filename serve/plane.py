@@ -16,20 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..bundle.errors import DeadlineExceeded, NotFound, Unavailable
 from ..runtime.predictor import Predictor
-from ..wire.descriptions import IndexEntry, ModelConfig, ModelStatistics
-from ..wire.tensors import InferRequest, InferResponse, ModelMetadata, ServerMetadata
+from ..wire.tensors import InferRequest, InferResponse
 from .admission import Refusal
 from .answers import Inference, PredictAnswer, answer_parameters, output_tensors, predictions
-from .describe import index, model_config, server_metadata
+from .catalogue import Catalogue
 from .job import Job, Question
 from .metrics import CANCELLED, Metrics, outcome_of
-from .models import ModelSet
 from .request_log import note_job, note_model
 from .requests import read_body, read_request, read_timeout, rows_asked
 from .served_model import Capacity, ServedModel
 
 
-class DataPlane:
+class DataPlane(Catalogue):
     """Models behind one door. Lives on one event loop, on which it must be made.
 
     It starts not ready: models are added, then :meth:`open` lets requests in. :meth:`drain` ends it.
@@ -49,12 +47,10 @@ class DataPlane:
         expected: Sequence[str] = (),
         metrics: Metrics | None = None,
     ) -> None:
-        self.metrics, self._capacity = metrics or Metrics(), capacity or Capacity()
+        super().__init__(capacity or Capacity(), expected)
+        self.metrics = metrics or Metrics()
         self._default_timeout = default_timeout
-        self._expected = frozenset(expected)
-        self._models = ModelSet()
         self._encoders = ThreadPoolExecutor(self._capacity.encoder_threads, thread_name_prefix="encoder")
-        self._opened = self._draining = False
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
@@ -108,73 +104,7 @@ class DataPlane:
         ended = [served.close(max(end - time.monotonic(), 0.0)) for served in self._models.all()]
         return all(ended)
 
-    # -- questions ----------------------------------------------------------------------------------------------------
-
-    def live(self) -> bool:
-        """Whether the process answers at all."""
-        return True
-
-    def ready(self) -> bool:
-        """Whether all models answer: not with nothing loaded, while loading or draining, or with a dead worker."""
-        models = self._models.all()
-        return self._opened and not self._draining and bool(models) and all(served.ready() for served in models)
-
-    def model_ready(self, name: str, version: str = "") -> bool:
-        """Whether that model answers.
-
-        Raises:
-            NotFound: no such model or version.
-        """
-        if not self._opened and name in self._expected:
-            return False
-        return self._models.find(name, version).ready() and self._opened and not self._draining
-
-    def server_metadata(self) -> ServerMetadata:
-        """Name, version, extensions."""
-        return server_metadata()
-
-    def model_metadata(self, name: str, version: str = "") -> ModelMetadata:
-        """What a model takes and gives.
-
-        Raises:
-            NotFound: no such model or version.
-            Unavailable: it is still being loaded.
-        """
-        return self._models.metadata(self._find(name, version))
-
-    def model_config(self, name: str, version: str = "") -> ModelConfig:
-        """How a model may be asked, for load generators.
-
-        Raises:
-            As :meth:`model_metadata`.
-        """
-        return model_config(self._find(name, version), self._capacity)
-
-    def statistics(self, name: str = "", version: str = "") -> list[ModelStatistics]:
-        """Sums since the start: of a version, of all versions of a name, or of all that is served.
-
-        Raises:
-            As :meth:`model_metadata`.
-        """
-        asked = self._models.all()
-        if name:
-            found = self._find(name, version)
-            asked = [found] if version else [served for served in asked if served.name == name]
-        return [served.statistics.read(served.name, served.version) for served in asked]
-
-    def index(self, *, ready: bool = False) -> list[IndexEntry]:
-        """Each version of each model that is served or being loaded, and its state; with ``ready`` only such."""
-        entries = index(self._models.all(), self._expected, opened=self._opened, draining=self._draining)
-        return [entry for entry in entries if entry.state == "READY" or not ready]
-
-    def models(self) -> list[ModelMetadata]:
-        """One entry a name, with all its served versions; the chosen one stands first and gives the properties."""
-        chosen = {served.name: self._models.find(served.name) for served in self._models.all()}
-        return [self._models.metadata(served) for served in chosen.values()]
-
-    def served(self) -> list[ServedModel]:
-        """All served models, each version for itself."""
-        return self._models.all()
+    # -- requests ------------------------------------------------------------------------------------------------------
 
     def require(self, name: str, version: str = "") -> ServedModel:
         """The model asked; a front asks before it reads a body. One that isn't here is counted.
@@ -263,11 +193,6 @@ class DataPlane:
             timer.cancel()
             served.release(job)
         return job
-
-    def _find(self, name: str, version: str) -> ServedModel:
-        if not self._opened and name in self._expected:
-            raise Unavailable(f"model {name} is being loaded")
-        return self._models.find(name, version)
 
     @contextlib.contextmanager
     def _counted(self, accepted: float, name: str, version: str) -> Iterator[ServedModel]:
