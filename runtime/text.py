@@ -36,6 +36,10 @@ class Row:
         return len(self.input_ids)
 
 
+CHARACTERS_PER_TOKEN = 16
+"""A text with more of them than the usable tokens could take is not read to its end at once."""
+
+
 class TextEncoder:
     """Tokenises with one private copy of the tokenizer for each thread (a shared one raises ``Already borrowed``).
 
@@ -69,10 +73,14 @@ class TextEncoder:
         """
         if pairs is not None and len(pairs) != len(texts):
             raise InvalidInput("text_pair", found=f"{len(pairs)} texts", wanted=f"{len(texts)}, as many as text")
-        items = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
         tokenizer = self._tokenizer()
         try:
-            encodings = tokenizer.encode_batch(items)
+            heads = [self._head(tokenizer, text) for text in texts]
+            if pairs is None:
+                encodings = tokenizer.encode_batch(heads)
+            else:
+                seconds = [self._head(tokenizer, text) for text in pairs]
+                encodings = tokenizer.encode_batch(list(zip(heads, seconds, strict=True)))
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidInput(f"text can't be encoded as UTF-8 ({error})") from None
         return [
@@ -84,6 +92,19 @@ class TextEncoder:
     def vocabulary_size(self) -> int:
         """Number of token ids, added tokens included."""
         return int(self._tokenizer().get_vocab_size())
+
+    def _head(self, tokenizer: Tokenizer, text: str) -> str:
+        """So much of a very long text as decides its first tokens; a tokenizer would take seconds for each megabyte.
+
+        A beginning with twice the tokens that are used is enough: where it is cut, only its last tokens are others.
+        """
+        size = CHARACTERS_PER_TOKEN * self.max_length
+        while size < len(text):
+            head = text[:size]
+            if len(tokenizer.encode(head).overflowing) > 1:
+                return head
+            size *= 8
+        return text
 
     def _tokenizer(self) -> Tokenizer:
         found: Tokenizer | None = getattr(self._local, "tokenizer", None)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput
-from nlpdeploy.runtime.text import TextEncoder
+from nlpdeploy.runtime.text import CHARACTERS_PER_TOKEN, TextEncoder
 from support.tokenizers import write_tiny_tokenizer
 
 
@@ -72,3 +72,55 @@ def test_many_threads_encode_at_once(encoder):
     for thread in threads:
         thread.join()
     assert results == [expected] * 8
+
+
+LONG = {
+    "prose": "hello world, notebook! " * 40,
+    "no spaces": "人的" * 400,
+    "spaces": " " * 2000 + "hello a" + " " * 2000 + "world " * 20,
+    "one word": "x" * 2000 + " hello" * 20,
+    "short at last": "\t" * 3000 + "note",
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_very_long_text_has_the_tokens_of_the_whole_of_it(kind, encoder):
+    whole = encoder._tokenizer()
+    text = LONG[kind]
+    (row,) = encoder.encode([text])
+    wanted = whole.encode(text)
+    assert row.input_ids.tolist() == wanted.ids
+    assert row.truncated is bool(wanted.overflowing)
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_pair_with_a_very_long_text_has_the_tokens_of_the_whole_of_it(kind, encoder):
+    whole = encoder._tokenizer()
+    rows = encoder.encode([LONG[kind], "note", LONG["prose"]], ["note", LONG[kind], LONG[kind]])
+    for row, pair in zip(rows, [(LONG[kind], "note"), ("note", LONG[kind]), (LONG["prose"], LONG[kind])], strict=True):
+        wanted = whole.encode(*pair)
+        assert (row.input_ids.tolist(), row.token_type_ids.tolist()) == (wanted.ids, wanted.type_ids)
+        assert row.truncated is bool(wanted.overflowing)
+
+
+def test_a_very_long_text_is_not_read_to_its_end(encoder):
+    read = []
+
+    class Counting:
+        def __init__(self, whole):
+            self.whole = whole
+
+        def encode(self, text):
+            read.append(len(text))
+            return self.whole.encode(text)
+
+        def encode_batch(self, texts):
+            read.extend(map(len, texts))
+            return self.whole.encode_batch(texts)
+
+    encoder._local.tokenizer = Counting(encoder._tokenizer())
+    try:
+        encoder.encode(["hello " * 100_000])
+    finally:
+        encoder._local.tokenizer = encoder._local.tokenizer.whole
+    assert sum(read) <= 2 * CHARACTERS_PER_TOKEN * encoder.max_length
