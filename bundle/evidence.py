@@ -155,7 +155,8 @@ class Latency:
         p50_ms: median of one text's engine call in milliseconds.
         p95_ms: nearest-rank 95th percentile.
         speedup: the reference's median divided by this one, paired text by text in one run.
-        texts_per_second: in the batches that the engine's layout makes of 64 texts at a time.
+        texts_per_second: of one thread, in the batches that the engine's layout makes of 64 texts at a time. A busy
+            server runs such threads side by side, one a core.
         samples: calls behind the quantiles.
     """
 
@@ -164,3 +165,8 @@ class Latency:
     speedup: float
     texts_per_second: float
     samples: int
+
+    @property
+    def busy_ms(self) -> float:
+        """Milliseconds of one core that a text takes where texts come in batches."""
+        return 1e3 / self.texts_per_second

@@ -29,7 +29,7 @@ from .machine import busy_note, check_packages
 from .parity import engine_answers, judge_parity
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
-from .threads import load_on_best_threads
+from .threads import load_on_best_threads, with_threads
 from .timing import EngineStopped, measure_latency
 
 CORPUS_LIMIT = 4000
@@ -165,7 +165,7 @@ def _time(
     entries: list[EngineEntry], bench: Bench, folder: Path, seconds: float, progress: Progress
 ) -> tuple[list[EngineEntry], dict[str, Latency]]:
     """Time what passed, and fail what raises meanwhile."""
-    latency, stopped = _interleaved(bench, seconds, progress)
+    latency, stopped = _interleaved(entries, bench, folder, seconds, progress)
     timed = []
     for entry in entries:
         engine = bench.passed.get(entry.id)
@@ -182,19 +182,32 @@ def _time(
     return timed, latency
 
 
-def _interleaved(bench: Bench, seconds: float, progress: Progress) -> tuple[dict[str, Latency], dict[str, str]]:
+def _interleaved(
+    entries: Sequence[EngineEntry], bench: Bench, folder: Path, seconds: float, progress: Progress
+) -> tuple[dict[str, Latency], dict[str, str]]:
     """Times by id, and why by id of those that raised; after each of them the others are timed anew, among themselves.
+
+    The engines that passed are on one thread afterwards.
 
     Raises:
         EngineFailed: the reference raised.
     """
     stopped: dict[str, str] = {}
+    by_id = {entry.id: entry for entry in entries}
+
+    def seat(name: str, *, lone: bool) -> Engine:
+        if name not in bench.passed:
+            bench.reference.use_threads(bench.reference.threads if lone else 1)
+            return bench.reference
+        bench.passed[name] = with_threads(bench.passed[name], by_id[name], folder, lone=lone)
+        return bench.passed[name]
+
     while True:
         engines: dict[str, Engine] = {bench.reference.id: bench.reference, **bench.passed}
         try:
             latency = measure_latency(
                 engines, bench.rows, bench.checkpoint.model, baseline=bench.reference.id, budget_seconds=seconds,
-                seed=0, progress=progress,
+                seed=0, narrow=lambda name: seat(name, lone=False), progress=progress,
             )  # fmt: skip
             return latency, stopped
         except EngineStopped as error:
@@ -202,3 +215,5 @@ def _interleaved(bench: Bench, seconds: float, progress: Progress) -> tuple[dict
                 raise
             bench.passed.pop(error.engine).close()
             stopped[error.engine] = error.line()
+            for name in (bench.reference.id, *bench.passed):
+                seat(name, lone=True)

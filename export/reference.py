@@ -27,7 +27,8 @@ class TorchReference:
     def __init__(self, checkpoint: Checkpoint, *, threads: int | None = None) -> None:
         import torch
 
-        torch.set_num_threads(threads or usable_cores())
+        self.threads = threads or usable_cores()
+        torch.set_num_threads(self.threads)
         try:
             self._model: Any = load_torch(checkpoint, attention="sdpa")
         except Unsupported:
@@ -72,6 +73,12 @@ class TorchReference:
         except (RuntimeError, IndexError, ValueError) as error:
             raise EngineFailed(f"torch-fp32 raised ({error})") from None
         return {"logits": logits.numpy()}
+
+    def use_threads(self, threads: int) -> None:
+        """Change the number of threads; as the setting is PyTorch's, of every reference in the process."""
+        import torch
+
+        torch.set_num_threads(threads)
 
     def close(self) -> None:
         """Free the model."""

@@ -45,6 +45,25 @@ def load_on_best_threads(
     return best, replace(entry, options={**entry.options, "lone_threads": threads, "cores": cores})
 
 
+def with_threads(engine: Engine, entry: EngineEntry, folder: Path, *, lone: bool) -> Engine:
+    """An engine on the threads that it needs: those of lone texts, or one as in a lane of a busy server.
+
+    Args:
+        engine: on the other number; closed where the two differ.
+        entry: of the engine.
+        folder: the bundle's folder.
+        lone: which of the two.
+
+    Raises:
+        EngineUnavailable, EngineFailed: it can't be loaded again.
+    """
+    threads = int(entry.options.get("lone_threads") or 1)
+    if threads == 1:
+        return engine
+    engine.close()
+    return load_engine(entry, folder, EngineOptions(threads if lone else 1))
+
+
 def reference_threads(checkpoint: Checkpoint, rows: Sequence[Row]) -> int:
     """The better number for PyTorch: a baseline must not be slow by its settings.
 

@@ -54,6 +54,7 @@ def measure_latency(
     baseline: str = "torch-fp32",
     budget_seconds: float,
     seed: int,
+    narrow: Callable[[str], Engine] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Latency]:
     """Time the engines at batch 1 over rows drawn from ``rows``, and in batches.
@@ -68,6 +69,8 @@ def measure_latency(
         baseline: id of the engine that the others are compared with.
         budget_seconds: time to spend. At least 20 rounds and one pass over batches are run, whatever they take.
         seed: draws rows and orders.
+        narrow: gives the engine of an id on one thread, for the batches; it may close the one that ran alone. By
+            default the same engines run both.
         progress: told (stage, tenths of a second spent, tenths in all).
 
     Raises:
@@ -82,7 +85,7 @@ def measure_latency(
     drawn = [rows[i] for i in rng.permutation(len(rows))]
     warm = _warm_up(engines, drawn, model, clock)
     seconds = _time_alone(engines, warm, model, clock, rng)
-    throughput = _time_batches(engines, drawn, model, clock, seconds, rng)
+    throughput = _time_batches(_narrowed(engines, narrow), drawn, model, clock, seconds, rng)
     middle = quantile(seconds[baseline], 0.5)
     return {
         name: Latency(
@@ -94,6 +97,18 @@ def measure_latency(
         )
         for name, taken in seconds.items()
     }
+
+
+def _narrowed(engines: Mapping[str, Engine], narrow: Callable[[str], Engine] | None) -> Mapping[str, Engine]:
+    if narrow is None:
+        return engines
+    narrowed: dict[str, Engine] = {}
+    for name in engines:
+        try:
+            narrowed[name] = narrow(name)
+        except EngineFailed as error:
+            raise EngineStopped(name, error) from error
+    return narrowed
 
 
 class _Clock:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nlpdeploy.bundle.errors import InvalidInput
+from nlpdeploy.bundle.errors import EngineFailed, InvalidInput
 from nlpdeploy.bundle.evidence import LatencyCurve
 from nlpdeploy.bundle.specs import Layout
 from nlpdeploy.export.curve import curve_of, nnls
@@ -98,6 +98,25 @@ def test_windows_of_texts_become_the_batches_of_each_layout(tmp_path):
     assert max(rows for rows, _ in padded.calls) == 32
     assert 128 < max(length for _, length in packed.calls) <= 256
     assert all(rows == 1 and length % 16 == 0 for rows, length in packed.calls)
+
+
+def test_batches_are_run_on_the_narrow_engines(tmp_path):
+    wide, narrow = LinearEngine(), LinearEngine()
+    measure({"torch-fp32": wide}, rows_of(tmp_path), budget_seconds=0.0, narrow=lambda name: narrow)
+    assert {rows for rows, _ in wide.calls} == {1}
+    assert max(rows for rows, _ in narrow.calls) == 32
+
+
+def test_an_engine_that_cannot_be_loaded_again_for_the_batches_is_named(tmp_path):
+    def narrow(name):
+        if name == "broken":
+            raise EngineFailed("no memory for it")
+        return engines[name]
+
+    engines = {"torch-fp32": LinearEngine(), "broken": LinearEngine()}
+    with pytest.raises(EngineStopped, match="no memory for it") as caught:
+        measure(engines, rows_of(tmp_path), budget_seconds=0.0, narrow=narrow)
+    assert caught.value.engine == "broken"
 
 
 def test_progress_ends_at_its_total(tmp_path):

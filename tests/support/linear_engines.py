@@ -82,6 +82,11 @@ class LinearEngine:
         logits = (10.0 * (states * mask).sum(axis=1) / mask.sum(axis=1)).astype(np.float32)
         return {"logits": logits if self._change is None else self._change(logits, feed)}
 
+    threads = 1
+
+    def use_threads(self, threads: int) -> None:
+        """As the reference has it."""
+
     def close(self) -> None:
         pass
 
