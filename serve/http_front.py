@@ -13,15 +13,12 @@ from ..wire import codec_descriptions, codec_json
 from ..wire.codec_json import HEADER_LENGTH
 from ..wire.json_text import dump_json, parse_json
 from ..wire.tensors import Parameter
-from ..wire.timing import SERVER_TIMING, server_timing
+from ..wire.timing import SERVER_TIMING, TIMEOUT_HEADER, server_timing
 from .http_limits import HttpLimits
 from .http_messages import JSON, Request, Response, error_response
 from .http_server import HttpServer
 from .plane import DataPlane
 from .request_log import RequestLog
-
-TIMEOUT_HEADER = "x-request-timeout-ms"
-"""Milliseconds that a client will wait, as a gRPC deadline: after them the work is not done and the answer is 504."""
 
 _BINARY = "application/octet-stream"
 

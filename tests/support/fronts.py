@@ -56,7 +56,8 @@ class Fronts:
     async def start(self, folder: Path, options: dict[str, Any]) -> None:
         """Listen on free ports."""
         self.plane = DataPlane(options.pop("capacity", None))
-        self.plane.add(tiny_predictor(folder, self.engine, name=options.pop("name", "tiny")))
+        model, name = options.pop("model", None), options.pop("name", "tiny")
+        self.plane.add(tiny_predictor(folder, self.engine, model, name=name))
         if options.pop("opened", True):
             self.plane.open()
         self.grpc, self.http = GrpcFront(self.plane, port=0, **options), HttpFront(self.plane, port=0, **options)
@@ -76,7 +77,7 @@ class Fronts:
 
 @contextmanager
 def serving_fronts(folder: Path, engine: TinyEngine | None = None, **options: Any) -> Iterator[Fronts]:
-    """Both fronts; ``options`` go to them, but ``name``, ``capacity`` and ``opened``."""
+    """Both fronts; ``options`` go to them, but ``model``, ``name``, ``capacity`` and ``opened``."""
     thread = LoopThread()
     fronts = Fronts(thread, engine or TinyEngine())
     try:
