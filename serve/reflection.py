@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
@@ -23,9 +24,22 @@ V1 = "grpc.reflection.v1.ServerReflection"
 def reflection_handlers(services: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """Method handlers by service name, which describe ``services`` and themselves."""
     servicer = reflection.aio.ReflectionServicer((*services, ALPHA, V1), pool=_pool())
+
+    async def info(raw_requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        """Parses by itself, so that bytes which are no message are the caller's error."""
+
+        async def requests() -> AsyncIterator[Any]:
+            async for raw in raw_requests:
+                try:
+                    yield reflection_pb2.ServerReflectionRequest.FromString(raw)
+                except DecodeError:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the request is no ServerReflectionRequest")
+
+        async for answer in servicer.ServerReflectionInfo(requests(), context):
+            yield answer
+
     handler = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        info,
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     return [(name, {"ServerReflectionInfo": handler}) for name in (ALPHA, V1)]

@@ -186,7 +186,12 @@ def test_malformed_messages_are_the_client_s_fault_in_every_grpc_call(target):
     target.check_next()
 
 
-STREAMS = ("/grpc.health.v1.Health/Watch",)
+STREAMS = (
+    "/inference.GRPCInferenceService/ModelStreamInfer",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+)
 
 
 @pytest.mark.parametrize("path", STREAMS)

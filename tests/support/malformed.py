@@ -80,6 +80,8 @@ def http_seeds() -> list[bytes]:
         http("/v2/models/tiny/predict", predict, "Expect: 100-continue"),
         http("/v2/models/tiny/predict", predict, "Connection: Upgrade", "Upgrade: h2c"),
         http("/v2/models/tiny", method="GET"),
+        http("/v2/models/tiny/config", method="GET"),
+        http("/v2/repository/index", b'{"ready": true}'),
         http("/v2/health/ready", method="GET") + http("/metrics", method="GET"),
     ]
 
