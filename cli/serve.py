@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import InvalidInput
 from . import console
@@ -36,6 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--http-port", type=console.host_port, default=8000, metavar="P", help="default: 8000; 0: any free one"
     )
     _add_limits(parser)
+    parser.add_argument(
+        "--explain", action="store_true", help="load the models, print what was resolved and why, and exit"
+    )
     parser.add_argument(
         "--log-format", choices=("json", "text"), help="default: text on a terminal, JSON lines elsewhere"
     )
@@ -68,11 +71,26 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; 0 once drained."""
+    settings = _settings(arguments)
+    predictors = _baseline(arguments, settings)
+    if arguments.explain:
+        from ..serve.explain import explain
+
+        explanation = explain(settings, predictors)
+        if arguments.json:
+            console.print_json(explanation.as_json())
+        else:
+            console.print_table(["what", "resolved", "why"], explanation.rows(), left=(0, 1, 2))
+        return 0
     from ..serve.app import run as serve
 
-    settings = _settings(arguments)
+    return serve(settings, predictors)
+
+
+def _baseline(arguments: argparse.Namespace, settings: Settings) -> list[Any]:
+    """The checkpoint in PyTorch, if it was asked for."""
     if arguments.reference is None:
-        return serve(settings)
+        return []
     if len(arguments.model) != 1 or arguments.engine:
         raise InvalidInput(
             "--reference", wanted="one --model NAME, whose tokenizer and labels it takes, and no --engine"
@@ -81,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..export.baseline import reference_predictor
 
     bundle = Store(settings.store).resolve(arguments.model[0])
-    return serve(settings, [reference_predictor(bundle.path, arguments.reference, threads=arguments.threads)])
+    return [reference_predictor(bundle.path, arguments.reference, threads=arguments.threads)]
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:

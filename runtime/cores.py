@@ -4,16 +4,42 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 
 
+@dataclass(frozen=True)
+class CoreLimits:
+    """What bounds the cores of this process.
+
+    Attributes:
+        logical: of the machine.
+        affinity: that the process may be scheduled on.
+        quota: CPUs' worth of time that the cgroup gives; None where it sets no limit.
+    """
+
+    logical: int
+    affinity: int
+    quota: float | None
+
+    @property
+    def usable(self) -> int:
+        """Cores, at least 1: the smaller of the affinity mask and the CPU quota rounded up."""
+        return max(1, min(self.affinity, math.ceil(self.quota) if self.quota else self.affinity))
+
+
+def core_limits(cgroup: Path = CGROUP) -> CoreLimits:
+    """What bounds the cores of this process."""
+    logical = os.cpu_count() or 1
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
+    return CoreLimits(logical, affinity, _quota(cgroup))
+
+
 def usable_cores(cgroup: Path = CGROUP) -> int:
-    """Cores for this process, at least 1: the smaller of the affinity mask and the CPU quota rounded up."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return max(1, min(affinity, math.ceil(quota) if quota else affinity))
+    """Cores for this process, as :class:`CoreLimits` says."""
+    return core_limits(cgroup).usable
 
 
 def _quota(cgroup: Path) -> float | None:

@@ -75,7 +75,8 @@ class Metrics:
         self.ready = gauge("model_ready", "1 while the model answers", MODEL)
         self.correction = gauge("forecast_correction", "Measured over forecast time of engine calls", MODEL)
         self.token_budget = gauge("batch_token_budget", "Most padded elements of an engine call", MODEL)
-        self.info = gauge("model_info", "What is served", (*MODEL, "bundle_digest", "task", "precision"))
+        self.lanes = gauge("model_lanes", "Engine calls that can run side by side", MODEL)
+        self.info = gauge("model_info", "What is served", (*MODEL, "bundle_digest", "task", "precision", "layout"))
         # Requests that reached no model: their names are the caller's, so they are no labels.
         self.unrouted = counter("unrouted_requests", "Requests for no model that is served here", ("outcome",))
         self.limits = gauge("limit", "What this server bounds: bytes, seconds, rows, tokens, counts", ("limit",))
@@ -148,9 +149,10 @@ class ModelMetrics:
         self._batch_tokens.observe(elements)
         self._tokens.inc(tokens)
 
-    def describe(self, *, digest: str, task: str, precision: str, token_budget: int) -> None:
+    def describe(self, *, digest: str, task: str, precision: str, layout: str, lanes: int, token_budget: int) -> None:
         """State what is served."""
-        self._metrics.info.labels(*self._labels, digest, task, precision).set(1)
+        self._metrics.info.labels(*self._labels, digest, task, precision, layout).set(1)
+        self._metrics.lanes.labels(*self._labels).set(lanes)
         self._metrics.token_budget.labels(*self._labels).set(token_budget)
 
     def watch(

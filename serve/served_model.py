@@ -67,8 +67,9 @@ class ServedModel:
         self.engine_id = predictor.engine.id
         self.digest = predictor.manifest.digest
         self.vocabulary = predictor.encoder.vocabulary_size
-        entry = _entry(predictor)
-        forecast = Forecast(entry.curve if entry else None)
+        self.entry = entry = _entry(predictor)
+        self.forecast = forecast = Forecast(entry.curve if entry else None)
+        self.policy = capacity.policy
         self.metrics = metrics.for_model(self.name, version, self.engine_id)
         self.statistics = Statistics()
         self.queue = AdmissionQueue(
@@ -93,7 +94,9 @@ class ServedModel:
             digest=self.digest,
             task=self.model.task.value,
             precision=entry.precision if entry else "fp32",
-            token_budget=capacity.policy.max_tokens,
+            layout=str(predictor.engine.layout),
+            lanes=len(predictor.lanes),
+            token_budget=self.policy.max_tokens,
         )
         self.metrics.watch(
             depth=self.queue.depth,

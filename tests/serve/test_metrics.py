@@ -1,30 +1,9 @@
 """The page that Prometheus scrapes: what is counted, what is stated, and what is left when nothing is to be counted."""
 
-from http.client import HTTPConnection
-
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
+from support.scrape import asked, scraped
 from support.server_process import server_process
-
-
-def asked(port, method, path, body=None):
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
-
-
-def scraped(port):
-    """Samples by name."""
-    samples = {}
-    for family in text_string_to_metric_families(asked(port, "GET", "/metrics")[1]):
-        for sample in family.samples:
-            samples.setdefault(sample.name, []).append(sample)
-    return samples
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +44,7 @@ def test_what_is_served_and_its_bounds_are_stated(page):
     assert len(info.labels["bundle_digest"]) == 64
     limits = {sample.labels["limit"]: sample.value for sample in page["nlpdeploy_limit"]}
     assert (limits["connections"], limits["message_bytes"], limits["queue_rows"]) == (300, 32 * 2**20, 4096)
+    assert (info.labels["layout"], [s.value for s in page["nlpdeploy_model_lanes"]]) == ("padded", [1])
     (budget,) = page["nlpdeploy_batch_token_budget"]
     assert budget.value > 0
 

@@ -1,0 +1,192 @@
+"""What a server resolves before it serves, and why: cores, engines, lanes, budgets, limits. Nothing listens here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ..bundle.manifest import EngineEntry
+from ..bundle.specs import Layout
+from ..runtime.batching import PACK_MULTIPLE
+from ..runtime.cores import CoreLimits, core_limits
+from ..runtime.predictor import Predictor, fill_cores, lone_threads
+from .models import load_models
+from .plane import DataPlane
+from .served_model import ServedModel
+from .settings import Settings, check, fitted
+
+LENGTHS = (16, 32, 64, 128, 256, 512)
+"""Tokens of one text whose forecast is told, as far as the model takes so many."""
+
+_LAYOUTS = {
+    Layout.PADDED: "rows padded to the longest of a call",
+    Layout.PACKED: f"all texts of a call in one row without padding, rounded up to {PACK_MULTIPLE} tokens",
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Something that was resolved.
+
+    Attributes:
+        value: what it is.
+        why: a sentence.
+    """
+
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class ModelExplanation:
+    """One model as it would be served.
+
+    Attributes:
+        model: name and version, as ``intent/1``.
+        bundle_digest: the bundle's identity.
+        choices: by name: ``engine``, ``layout``, ``lanes``, ``threads``, ``wide``, ``token_budget``, ``max_rows``,
+            ``correction``.
+        forecast_ms: milliseconds of a call with one text of so many tokens, corrected.
+    """
+
+    model: str
+    bundle_digest: str
+    choices: dict[str, Choice]
+    forecast_ms: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A server as it would be.
+
+    Attributes:
+        cores: usable ones.
+        models: each version of each model.
+        addresses: by transport, ``host:port``.
+        limits: as ``Settings.limits`` names them.
+    """
+
+    cores: Choice
+    models: tuple[ModelExplanation, ...]
+    addresses: dict[str, str]
+    limits: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """As JSON's own types."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """For people: name, value and reason."""
+        rows = [_row("cores", self.cores)]
+        for model in self.models:
+            forecast = ", ".join(f"{tokens}: {ms:.2f}" for tokens, ms in model.forecast_ms.items())
+            rows += [
+                (model.model, model.bundle_digest[:16], "the bundle's digest begins so"),
+                *(_row(f"  {name}", choice) for name, choice in model.choices.items()),
+                ("  forecast", "", f"ms of a call with one text, by its tokens: {forecast}"),
+            ]
+        rows += [(transport, address, "") for transport, address in self.addresses.items()]
+        return rows + [(name, f"{value:.10g}", "") for name, value in self.limits.items()]
+
+
+def explain(settings: Settings, predictors: Sequence[Predictor] = ()) -> Explanation:
+    """Load what would be served, as it would be, and tell what it became. No port is opened.
+
+    Raises:
+        As ``serve.app.run``, but for ports in use.
+    """
+    check(settings)
+    settings = replace(settings, wire=fitted(settings.wire))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return asyncio.run(_explain(settings, predictors))
+
+
+async def _explain(settings: Settings, predictors: Sequence[Predictor]) -> Explanation:
+    plane = DataPlane(settings.capacity, default_timeout=settings.default_timeout)
+    try:
+        for predictor in predictors:
+            plane.add(predictor)
+        if not predictors:
+            for loaded in await load_models(
+                settings.store, settings.models, engine=settings.engine, threads=settings.threads
+            ):
+                plane.add(loaded.predictor, version=str(loaded.reference.version), chosen=loaded.chosen)
+        limits = core_limits()
+        return Explanation(
+            cores=Choice(limits.usable, _why_cores(limits)),
+            models=tuple(_model(served, settings, limits.usable) for served in plane.served()),
+            addresses={
+                "grpc": f"{settings.host}:{settings.grpc_port}",
+                "http": f"{settings.host}:{settings.http_port}",
+            },
+            limits=settings.limits(),
+        )
+    finally:
+        plane.close()
+
+
+def _row(name: str, choice: Choice) -> tuple[str, str, str]:
+    return name, str(choice.value), choice.why
+
+
+def _why_cores(limits: CoreLimits) -> str:
+    quota = "no CPU quota" if limits.quota is None else f"a CPU quota of {limits.quota:g}"
+    return f"{limits.affinity} of the machine's {limits.logical} in the affinity mask, {quota} of the cgroup"
+
+
+def _model(served: ServedModel, settings: Settings, cores: int) -> ModelExplanation:
+    predictor, entry = served.predictor, served.entry
+    layout = predictor.engine.layout
+    policy, forecast = served.policy, served.forecast
+    choices = {
+        "engine": Choice(served.engine_id, _why_engine(served, settings)),
+        "layout": Choice(str(layout), _LAYOUTS[layout]),
+        **_lanes(predictor, entry, settings, cores),
+        "token_budget": Choice(policy.max_tokens, _why_budget(layout)),
+        "max_rows": Choice(policy.max_rows, "most texts of one call"),
+        "correction": Choice(round(forecast.correction, 3), "measured over fitted time of a call on this machine"),
+    }
+    lengths = [length for length in LENGTHS if length <= predictor.model.max_length]
+    ms = {length: round(1000 * forecast.seconds(length, 1), 3) for length in lengths}
+    return ModelExplanation(str(served), served.digest, choices, ms)
+
+
+def _why_engine(served: ServedModel, settings: Settings) -> str:
+    default, entry = served.predictor.manifest.default_engine, served.entry
+    if entry is None:
+        return "the untouched checkpoint, the baseline"
+    if settings.engine is not None:
+        why = "named by --engine"
+    elif served.engine_id == default:
+        why = "the bundle's default"
+    else:
+        why = f"the bundle's default {default} can't run here, this one took over"
+    if entry.latency:
+        why += f": when exported p50 {entry.latency.p50_ms:.2f} ms a text, {entry.latency.speedup:.1f} x the checkpoint"
+    if entry.accuracy:
+        why += f", {entry.accuracy.measure} {entry.accuracy.accuracy:.4f}"
+    return why
+
+
+def _lanes(predictor: Predictor, entry: EngineEntry | None, settings: Settings, cores: int) -> dict[str, Choice]:
+    count = len(predictor.lanes)
+    threads, why = cores, f"all of the {cores} usable cores"
+    if settings.threads is not None:
+        threads, why = settings.threads, "named by --threads"
+    elif entry is not None:
+        threads = fill_cores(lone_threads(entry, cores), cores)[1]
+        if entry.options.get("cores") == cores:
+            why = f"fastest for a lone text when exported on {cores} cores"
+    return {
+        "lanes": Choice(count, f"calls side by side: as often as {threads} fits into {cores} usable cores"),
+        "threads": Choice(threads, f"of each lane; {why}"),
+    }
+
+
+def _why_budget(layout: Layout) -> str:
+    if layout is Layout.PACKED:
+        return "tokens of one call, from the latency curve: a larger one would cost no less a token"
+    return "padded elements of one call, which bounds its memory"
