@@ -226,9 +226,11 @@ def _tensor(name: str, values: npt.ArrayLike) -> Tensor:
 
 
 def _as_array(name: str, values: npt.ArrayLike) -> Array:
+    objects = np.asarray(values, dtype=object)
+    if any(isinstance(value, str | bytes) for value in objects.ravel()):
+        return objects
     try:
-        array = np.asarray(values)
-        return np.asarray(values, dtype=object) if array.dtype.kind in "US" else array
+        return np.asarray(values)
     except ValueError as error:
         raise InvalidInput(f"input {name}", found=error, wanted="rows of one length") from None
 

@@ -7,13 +7,13 @@ same blocking code yields.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from ..bundle.errors import DeadlineExceeded, InvalidInput, NlpdeployError, NotFound, Unavailable
+from ..bundle.errors import DeadlineExceeded, NlpdeployError, NotFound, Unavailable
+from ..wire.address import parse_address
 from ..wire.tensors import InferRequest, InferResponse, ModelMetadata, Tensor
 from .samples import Outcome
 
@@ -71,17 +71,14 @@ def open_client(url: str, model: str, version: str = "") -> Client:
     Raises:
         InvalidInput: another form of address.
     """
-    match = re.fullmatch(r"(grpc|http)://(\[[0-9a-fA-F:]+\]|[^/:\s]+):(\d{1,5})/?", url)
-    if match is None or not 0 < int(match[3]) < 65536:
-        raise InvalidInput("url", found=url, wanted="grpc://HOST:PORT or http://HOST:PORT")
-    host, port = match[2], int(match[3])
-    if match[1] == "grpc":
+    address = parse_address(url)
+    if address.scheme == "grpc":
         from .client_grpc import GrpcClient
 
-        return GrpcClient(host, port, model, version)
+        return GrpcClient(address, model, version)
     from .client_http import HttpClient
 
-    return HttpClient(host.strip("[]"), port, model, version)
+    return HttpClient(address, model, version)
 
 
 def refused(what: str, reply: Reply) -> NlpdeployError:

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 
 from ..bundle.errors import InvalidInput
 from ..wire import codec_proto, oip
+from ..wire.address import Address
 from ..wire.tensors import InferResponse, ModelMetadata
 from .client import Reply, infer_request, refused
 from .samples import Outcome
@@ -24,10 +25,10 @@ _OPTIONS = (
 class GrpcClient:
     """One channel: one HTTP/2 connection that all requests share."""
 
-    def __init__(self, host: str, port: int, model: str, version: str) -> None:
-        self._address = f"{host}:{port}"
+    def __init__(self, address: Address, model: str, version: str) -> None:
+        self._address = address
         self._model, self._version = model, version
-        self._channel = grpc.insecure_channel(self._address, options=_OPTIONS)
+        self._channel = grpc.insecure_channel(address.authority, options=_OPTIONS)
         # Without (de)serialisers messages stay bytes: encoded once, decoded after the clock was read.
         self._infer = self._channel.unary_unary(oip.METHODS["ModelInfer"].path)
         self._metadata = self._channel.unary_unary(oip.METHODS["ModelMetadata"].path)
@@ -38,7 +39,7 @@ class GrpcClient:
         request = method.request(name=self._model, version=self._version).SerializeToString()
         reply = _call(self._metadata, request, time.monotonic() + timeout)
         if reply.outcome is not Outcome.OK:
-            raise refused(f"model {self._model} at grpc://{self._address}", reply)
+            raise refused(f"model {self._model} at {self._address}", reply)
         return codec_proto.decode_model_metadata(_parse(method.response, reply.body))
 
     def encode(self, text: str, pair: str | None = None) -> bytes:

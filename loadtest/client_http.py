@@ -12,6 +12,7 @@ import time
 import httptools
 
 from ..bundle.errors import InvalidInput
+from ..wire.address import Address
 from ..wire.codec_json import decode_model_metadata, decode_response, encode_request
 from ..wire.tensors import InferResponse, ModelMetadata
 from .client import Reply, infer_request, refused
@@ -24,8 +25,8 @@ _OK, _GATEWAY_TIMEOUT = 200, 504
 class HttpClient:
     """A pool of connections that grows with the requests under way."""
 
-    def __init__(self, host: str, port: int, model: str, version: str) -> None:
-        self._address = (host, port)
+    def __init__(self, address: Address, model: str, version: str) -> None:
+        self._address = address
         self._model, self._version = model, version
         self._path = f"/v2/models/{model}" + (f"/versions/{version}" if version else "")
         self._idle: list[socket.socket] = []
@@ -34,7 +35,7 @@ class HttpClient:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
         reply = self.send(self._message("GET", self._path), time.monotonic() + timeout)
         if reply.outcome is not Outcome.OK:
-            raise refused(f"model {self._model} at http://{self._address[0]}:{self._address[1]}", reply)
+            raise refused(f"model {self._model} at {self._address}", reply)
         return decode_model_metadata(reply.body)
 
     def encode(self, text: str, pair: str | None = None) -> bytes:
@@ -90,7 +91,7 @@ class HttpClient:
 
     def _message(self, method: str, path: str, body: bytes = b"") -> bytes:
         head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {self._address[0]}:{self._address[1]}\r\nAccept: application/json\r\n"
+            f"{method} {path} HTTP/1.1\r\nHost: {self._address.authority}\r\nAccept: application/json\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
         return head.encode() + body
@@ -107,7 +108,7 @@ class HttpClient:
             except OSError:
                 pass
             connection.close()  # an end, an error, or bytes that nobody asked for
-        connection = socket.create_connection(self._address, timeout=_left(deadline))
+        connection = socket.create_connection((self._address.host, self._address.port), timeout=_left(deadline))
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return connection
 
