@@ -183,6 +183,8 @@ class GrpcFront:
                 last = status
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), _HEALTH_POLL)
+        if last != health_pb2.HealthCheckResponse.NOT_SERVING:  # nobody is let go without a word
+            await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is going down")
 
     def _serving(self, service: str) -> int:

@@ -10,6 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from support.fronts import until
 from support.server_process import Server, free_port, server_process
 from support.tiny_bundle import MODEL_FILE, publish_tiny_bundle
 
@@ -125,6 +130,47 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     assert answers == [503]
 
 
+def watch_health(port: int, told: list[str]) -> None:
+    """Write down each state that the server tells those who watch, and the status that ends the watch."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            states = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            told.extend(health_pb2.HealthCheckResponse.ServingStatus.Name(state.status) for state in states)
+        except grpc.RpcError as error:
+            told.append(error.code().name)
+
+
+def test_those_who_watch_hear_of_the_end_before_accepted_work_is_done(tmp_path: Path) -> None:
+    told: list[str] = []
+    with server_process(folder=tmp_path, seconds=3) as server, ThreadPoolExecutor(2) as pool:
+        ready = server.wait_ready()
+        watching = pool.submit(watch_health, ready["grpc_port"], told)
+        assert until(lambda: told == ["SERVING"])
+        answer = pool.submit(predict, ready["http_port"], "world")
+        wait_for_open_requests(ready["http_port"], 1)
+        server.signal()
+        assert until(lambda: told == ["SERVING", "NOT_SERVING"])
+        assert get(ready["http_port"], "/v2/health/ready") == 503
+        assert get(ready["http_port"], "/v2/health/live") == 200
+        assert not answer.done()
+        assert predict(ready["http_port"], "hello")[0] == 503
+        assert answer.result()[0] == 200
+        watching.result()
+        assert server.wait()[0] == 0
+    assert told == ["SERVING", "NOT_SERVING", "UNAVAILABLE"]
+
+
+def test_those_who_watch_hear_of_the_end_of_an_idle_server(tmp_path: Path) -> None:
+    told: list[str] = []
+    with server_process(folder=tmp_path) as server, ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch_health, server.wait_ready()["grpc_port"], told)
+        assert until(lambda: told == ["SERVING"])
+        server.signal()
+        watching.result()
+        assert server.wait()[0] == 0
+    assert told == ["SERVING", "NOT_SERVING", "UNAVAILABLE"]
+
+
 def test_signals_without_end_still_end_with_0(tmp_path: Path) -> None:
     with server_process(folder=tmp_path) as server:
         server.wait_ready()
@@ -136,15 +182,17 @@ def test_signals_without_end_still_end_with_0(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_signal_while_models_are_loaded_ends_with_0(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_models_are_loaded_ends_with_0(tmp_path: Path, number: signal.Signals) -> None:
     publish_tiny_bundle(tmp_path)
     port = free_port()
     with server_process(store=tmp_path, model="tiny", http_port=port) as server:
         while get(port, "/v2/health/live") is None:
             time.sleep(0.002)
-        server.signal()
+        server.signal(number)
         status, said = server.wait()
     assert status == 0
+    assert "Traceback" not in said
     assert said.count("\n") <= 4
 
 
