@@ -23,7 +23,7 @@ from . import replies
 from .bodies import Question, came_by_protocol_grpc, check_outputs, read_question
 from .metrics import WorkerMetrics
 from .sealed import BUNDLE_FOLDER, check_sealed
-from .settings import read_worker_settings
+from .settings import WorkerSettings, read_worker_settings
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -59,13 +59,21 @@ class BundleHandler:
             check_sealed(folder)
             settings = read_worker_settings(context.model_yaml_config or {})
             threads = settings.threads or max(1, usable_cores() // settings.workers)
-            predictor = load(folder / BUNDLE_FOLDER, engine=settings.engine, threads=threads)
+            predictor = self.load(folder, settings, threads)
             warm_up(predictor, int(context.system_properties.get("batch_size") or 1))
         except NlpdeployError as error:
             log.error("%s%s", FAILED_MARK, error.line())
             raise RuntimeError(error.line()) from error
         self.serve_with(predictor, context)
         log.info("nlpdeploy: %s ready on %d threads", predictor.engine.id, threads)
+
+    def load(self, folder: Path, settings: WorkerSettings, threads: int) -> Predictor:
+        """The predictor that an unpacked archive holds.
+
+        Raises:
+            NlpdeployError: it can't serve here.
+        """
+        return load(folder / BUNDLE_FOLDER, engine=settings.engine, threads=threads)
 
     def serve_with(self, predictor: Predictor, context: Any) -> None:
         """Answer with this predictor from now on."""

@@ -12,6 +12,8 @@ from ..bundle.errors import CorruptBundle
 
 BUNDLE_FOLDER = "bundle"
 """Where an archive has its bundle, so that a bundle's files and TorchServe's never meet."""
+CHECKPOINT_FOLDER = "checkpoint"
+"""Where an archive of the reference has the untouched checkpoint."""
 SEALS_NAME = "MAR-INF/digests.json"
 MEND = "pack it again with `nlpdeploy archive`"
 
