@@ -9,23 +9,28 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ..bundle.errors import EngineFailed, InvalidInput
+from .json_large import LARGE, parse_large, search_in_pieces
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _NAMES = {dict: "an object", list: "a list", str: "a string", int: "a whole number", bool: "true or false"}
 
 
 def parse_json(content: bytes) -> object:
-    """The value of a JSON text.
+    """The value of a JSON text. A large one is read so that other threads go on meanwhile.
 
     Raises:
+        TooLarge: more values than any request has.
         InvalidInput: not UTF-8, not JSON, NaN or Infinity, half a surrogate pair, nested too deeply, or an integer of
             thousands of digits.
     """
     try:
         text = content.decode("utf-8")
-        value: object = json.loads(text, parse_constant=_refuse_constant)
-        if _SURROGATE.search(text):
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if len(content) > LARGE:
+            value = parse_large(text, _refuse_constant)
+        else:
+            value = json.loads(text, parse_constant=_refuse_constant)
+        if search_in_pieces(_SURROGATE, text, 6):
+            _check_strings(value)
     except UnicodeDecodeError as error:
         found = f"byte {error.object[error.start]:#04x} at {error.start}"
         raise InvalidInput("JSON of the body", found=found, wanted="UTF-8") from None
@@ -39,6 +44,20 @@ def parse_json(content: bytes) -> object:
     except ValueError:
         raise InvalidInput("JSON of the body", found="an integer of thousands of digits", wanted="64 bits") from None
     return value
+
+
+def _check_strings(value: object) -> None:
+    """Encode every string, which half a surrogate pair fails."""
+    waiting: list[Any] = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            item.encode("utf-8")
+        elif isinstance(item, list):
+            waiting += item
+        elif isinstance(item, dict):
+            waiting += item
+            waiting += item.values()
 
 
 def dump_json(value: object, kind: type[EngineFailed | InvalidInput] = EngineFailed) -> bytes:
