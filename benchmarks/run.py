@@ -24,10 +24,12 @@ class Section:
     Attributes:
         says: one line on what it measures.
         measure: measures and prints; its result goes into the JSON file, its second value says whether all is well.
+        unasked: whether it is part of a run that names no section.
     """
 
     says: str
     measure: Callable[[Subject, argparse.Namespace], tuple[object, bool]]
+    unasked: bool = True
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     well = True
     try:
-        names = options.section or list(SECTIONS)
+        names = options.section or [name for name, section in SECTIONS.items() if section.unasked]
         unknown = sorted(set(names) - set(SECTIONS))
         if unknown:
             raise InvalidInput("section", found=", ".join(unknown), wanted=f"some of {', '.join(SECTIONS)}")
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    parser.add_argument("section", nargs="*", help="what to measure (default: all; see --list)")
+    parser.add_argument("section", nargs="*", help="what to measure (default: all but memory; see --list)")
     parser.add_argument("--list", action="store_true", help="name the sections and end")
     parser.add_argument(
         "--seconds", type=float, default=30.0, metavar="S", help="measuring time of each part (default: 30)"
@@ -107,10 +109,30 @@ def _encode(subject: Subject, options: argparse.Namespace) -> tuple[object, bool
     return measure_encode(subject, seconds=options.seconds / 6, seed=options.seed), True
 
 
+def _overload(subject: Subject, options: argparse.Namespace) -> tuple[object, bool]:
+    from .overload import measure_overload
+
+    engine = options.engine or subject.manifest.engine().id
+    rng = np.random.default_rng(options.seed)
+    texts = [subject.texts[i] for i in rng.permutation(len(subject.texts))[:_MOST_FRONT_TEXTS]]
+    results = measure_overload(subject, engine, texts, seconds=options.seconds / 3, rng=rng)
+    return results, all(result.balanced for result in results)
+
+
+def _memory(subject: Subject, options: argparse.Namespace) -> tuple[object, bool]:
+    from .memory import MOST_GROWTH, measure_memory
+
+    engine = options.engine or subject.manifest.engine().id
+    result = measure_memory(subject, engine, seed=options.seed)
+    return result, result.failed == 0 and result.growth <= MOST_GROWTH
+
+
 SECTIONS = {
     "engines": Section("every ready engine in process, against eager PyTorch", _engines),
     "front": Section("the front against the bare engine: overhead of a request, share of the throughput", _front),
     "encode": Section("the tokenizer", _encode),
+    "overload": Section("twice the load that can be answered: what is still answered in time", _overload),
+    "memory": Section("2,000 requests of mixed shapes: whether memory stays level (minutes)", _memory, unasked=False),
 }
 
 

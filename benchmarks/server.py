@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,8 +48,13 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serving(subject: Subject, engine: str) -> Iterator[ServerProcess]:
+def serving(subject: Subject, engine: str, *, module: Sequence[str] | None = None) -> Iterator[ServerProcess]:
     """Serve one engine of the subject; its log goes to ``benchmarks/.work/server.log``.
+
+    Args:
+        subject: a bundle.
+        engine: id of its engine.
+        module: a module that serves instead and says its ports alike, with its arguments.
 
     Raises:
         Unavailable: the server ended before it was ready; the message has its last line.
@@ -58,6 +63,8 @@ def serving(subject: Subject, engine: str) -> Iterator[ServerProcess]:
     log = WORK / "server.log"
     command = [sys.executable, "-m", "nlpdeploy.cli", "serve", "--json", "--grpc-port", "0", "--http-port", "0"]
     command += ["--store", str(subject.store), "--model", f"{subject.name}:{subject.version}", "--engine", engine]
+    if module is not None:
+        command = [sys.executable, "-m", *module]
     with log.open("wb") as stream:
         # A session of its own: Ctrl-C reaches this process, which then ends the child in order.
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, start_new_session=True)

@@ -1,0 +1,225 @@
+"""Twice the load that can be answered: how much is still answered in time, what is refused, what is run for nobody.
+
+Capacity is what the same server answers in a closed loop, measured before and after in the same run. Then requests
+leave as a Poisson process at twice that rate, and at half of it, each with a limit of time that the server is told. At
+half the capacity every refusal is wrong; at twice the capacity so many are as the server could have answered besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from nlpdeploy.bundle.compare import quantile
+
+from .http_clients import AsyncHttp
+from .messages import http_request, predict_body
+from .results import print_table
+from .server import ServerProcess, serving
+from .subject import Subject
+
+LIMIT_SECONDS = 0.25
+CLIENTS = 64
+GOODPUT = 0.95
+WRONG = 0.05
+_DRAIN_SECONDS = 5.0
+
+
+@dataclass
+class Wave:
+    """What became of the requests of one open loop.
+
+    Attributes:
+        rate: offered, requests a second.
+        seconds: from the first to the last.
+        ended: number by HTTP status; 0 for a connection that broke.
+        refused: by the server's own reason.
+        rows_run: rows that the engine ran meanwhile.
+        p99_ms: of the answered, from the time the request was due.
+    """
+
+    rate: float
+    seconds: float
+    ended: dict[int, int] = field(default_factory=dict)
+    refused: dict[str, float] = field(default_factory=dict)
+    rows_run: float = 0.0
+    p99_ms: float | None = None
+
+    @property
+    def sent(self) -> int:
+        """All requests."""
+        return sum(self.ended.values())
+
+    @property
+    def goodput(self) -> float:
+        """Answers a second, all of them in time: later ones are 504."""
+        return self.ended.get(200, 0) / self.seconds
+
+    @property
+    def in_vain(self) -> float:
+        """Rows that were run for an answer that nobody got."""
+        return self.rows_run - self.ended.get(200, 0)
+
+
+@dataclass(frozen=True)
+class OverloadResult:
+    """Of one engine.
+
+    Attributes:
+        engine: its id, or what stands for one.
+        capacity: answers a second in the closed loop before and after.
+        double: at twice the capacity.
+        half: at half the capacity.
+    """
+
+    engine: str
+    capacity: tuple[float, float]
+    double: Wave
+    half: Wave
+
+    @property
+    def kept(self) -> float:
+        """Goodput at twice the load over the capacity."""
+        return self.double.goodput / float(np.mean(self.capacity))
+
+    @property
+    def wrong_double(self) -> float:
+        """Share of all requests that were refused though the engine had time for them."""
+        missing = float(np.mean(self.capacity)) * self.double.seconds - self.double.ended.get(200, 0)
+        return max(0.0, missing) / self.double.sent
+
+    @property
+    def wrong_half(self) -> float:
+        """Share of requests without an answer at half the capacity."""
+        return 1 - self.half.ended.get(200, 0) / self.half.sent
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every request ended as it may: answered, refused with 429, or out of time with 504."""
+        return not {*self.double.ended, *self.half.ended} - {200, 429, 504}
+
+
+def measure_overload(
+    subject: Subject, engine: str, texts: Sequence[str], *, seconds: float, rng: np.random.Generator
+) -> list[OverloadResult]:
+    """An engine of known service time, then the real one, each in a server process of its own."""
+    stub = ["benchmarks.timed_engine", str(subject.bundle)]
+    results = []
+    for name, command in (("timed", stub), (engine, None)):
+        with serving(subject, engine, module=command) as server:
+            results.append(asyncio.run(_measure(name, subject.name, server, texts, seconds, rng)))
+    _print(results)
+    return results
+
+
+async def _measure(
+    name: str, model: str, server: ServerProcess, texts: Sequence[str], seconds: float, rng: np.random.Generator
+) -> OverloadResult:
+    limit = [f"x-request-timeout-ms: {LIMIT_SECONDS * 1000:.0f}"]
+    path = f"/v2/models/{model}/predict"
+    patient = [http_request(path, predict_body([text])) for text in texts]
+    limited = [http_request(path, predict_body([text]), limit) for text in texts]
+    await _closed(server, patient, seconds / 4)  # the forecast learns, connections are made
+    before = await _closed(server, patient, seconds)
+    double = await _wave(server, limited, 2 * before, seconds, rng)
+    after = await _closed(server, patient, seconds)
+    half = await _wave(server, limited, (before + after) / 4, seconds, rng)
+    return OverloadResult(name, (before, after), double, half)
+
+
+async def _closed(server: ServerProcess, asked: Sequence[bytes], seconds: float) -> float:
+    """Answers a second of clients that ask again as soon as they are answered."""
+    end = time.perf_counter() + seconds
+    done = 0
+
+    async def client(first: int) -> None:
+        nonlocal done
+        connection = await AsyncHttp.connect(server.host, server.http_port)
+        index = first
+        while time.perf_counter() < end:
+            answer = await connection.ask(asked[index % len(asked)])
+            done += answer.status == 200 and time.perf_counter() <= end
+            index += CLIENTS
+        connection.close()
+
+    await asyncio.gather(*map(client, range(CLIENTS)))
+    return done / seconds
+
+
+async def _wave(
+    server: ServerProcess, asked: Sequence[bytes], rate: float, seconds: float, rng: np.random.Generator
+) -> Wave:
+    """An open loop: each request leaves when it is due, on a connection of its own if all others are at work."""
+    offsets = np.cumsum(rng.exponential(1 / rate, size=int(rate * seconds)))
+    before = await _metrics(server)
+    idle: list[AsyncHttp] = []
+    ended: Counter[int] = Counter()
+    latencies: list[float] = []
+
+    async def one(message: bytes, due: float) -> None:
+        try:
+            connection = idle.pop() if idle else await AsyncHttp.connect(server.host, server.http_port)
+            answer = await connection.ask(message)
+        except OSError:
+            ended[0] += 1
+            return
+        ended[answer.status] += 1
+        if answer.status == 200:
+            latencies.append(time.perf_counter() - due)
+        if not connection.closed:
+            idle.append(connection)
+
+    start = time.perf_counter()
+    tasks = []
+    for index, offset in enumerate(offsets.tolist()):
+        if (wait := start + offset - time.perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        tasks.append(asyncio.ensure_future(one(asked[index % len(asked)], start + offset)))
+    spent = time.perf_counter() - start
+    await asyncio.wait_for(asyncio.gather(*tasks), _DRAIN_SECONDS + LIMIT_SECONDS)
+    for connection in idle:
+        connection.close()
+    after = await _metrics(server)
+    changed = {name: value - before.get(name, 0.0) for name, value in after.items()}
+    refused = {
+        name.partition('reason="')[2].partition('"')[0]: value
+        for name, value in changed.items()
+        if name.startswith("nlpdeploy_refusals_total") and value
+    }
+    rows = sum(value for name, value in changed.items() if name.startswith("nlpdeploy_batch_rows_sum"))
+    p99 = 1000 * quantile(np.asarray(latencies), 0.99) if latencies else None
+    return Wave(len(offsets) / spent, spent, dict(sorted(ended.items())), refused, rows, p99)
+
+
+async def _metrics(server: ServerProcess) -> dict[str, float]:
+    connection = await AsyncHttp.connect(server.host, server.http_port)
+    answer = await connection.ask(http_request("/metrics", b"", method="GET"))
+    connection.close()
+    lines = (line.rpartition(" ") for line in answer.body.decode().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def _print(results: Sequence[OverloadResult]) -> None:
+    def waves(result: OverloadResult) -> str:
+        ends = result.double.ended
+        return f"{ends.get(200, 0)} / {ends.get(429, 0)} / {ends.get(504, 0)} of {result.double.sent}"
+
+    print_table(
+        f"overload: twice the capacity, each request with {1000 * LIMIT_SECONDS:.0f} ms",
+        ("what", *(result.engine for result in results), "wanted"),
+        [
+            ("capacity, before / after, 1/s", *(f"{r.capacity[0]:.0f} / {r.capacity[1]:.0f}" for r in results), ""),
+            ("offered, 1/s", *(f"{r.double.rate:.0f}" for r in results), ""),
+            ("answered / 429 / 504", *map(waves, results), ""),
+            ("goodput over capacity", *(f"{r.kept:.1%}" for r in results), f">= {GOODPUT:.0%}"),
+            ("rows run for nobody", *(f"{r.double.in_vain:.0f}" for r in results), "0"),
+            ("refused though there was time", *(f"{r.wrong_double:.1%}" for r in results), f"<= {WRONG:.0%}"),
+            ("the same at half the capacity", *(f"{r.wrong_half:.1%}" for r in results), f"<= {WRONG:.0%}"),
+            ("every request ended as it may", *("yes" if r.balanced else "NO" for r in results), "yes"),
+        ],
+    )
