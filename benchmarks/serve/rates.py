@@ -61,5 +61,5 @@ class RateSearch:
 
 
 def allowed_misses(planned: int, share: float = 0.01) -> int:
-    """How many of ``planned`` requests may miss a limit with the nearest-rank ``1 - share`` quantile still within it."""
+    """How many of ``planned`` requests may miss a limit with the nearest-rank ``1 - share`` quantile within it."""
     return math.floor(share * planned + 1e-9)

@@ -1,0 +1,108 @@
+"""Who takes part: names of their rows, what installs them, what starts them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import plans
+from .bench import Bench
+from .environments import LITSERVE, PYTRITON, TORCHSERVE, NotInstalled, Package, install
+from .plans import NotRun, Served
+from .servers import Plan, Server, StartFailed, started
+
+Start = Callable[[Sequence[Served]], Plan]
+
+PYTRITON_BF16, PYTRITON_INT8 = "PyTriton, openvino-bf16", "PyTriton, onnx-int8"
+LITSERVE_BF16, TORCHSERVE_EAGER = "LitServe, openvino-bf16", "TorchServe, eager"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A server that can be asked to take part.
+
+    Attributes:
+        key: its name on the command line.
+        ways: names of its rows.
+        start: what to start for some models.
+        package: what has to be installed; None for ours.
+    """
+
+    key: str
+    ways: tuple[str, ...]
+    start: Start
+    package: Package | None = None
+
+
+OURS = Contender("ours", (plans.OURS_PREDICT, plans.OURS_OIP, plans.OURS_GRPC), plans.ours)
+NULL = Contender("null", (plans.NULL_PREDICT, plans.NULL_GRPC), lambda models: plans.null(models[0]))
+PEERS = (
+    Contender(
+        "pytriton-openvino",
+        (f"{PYTRITON_BF16}, gRPC", f"{PYTRITON_BF16}, HTTP"),
+        lambda models: plans.pytriton(models, "openvino-bf16"),
+        PYTRITON,
+    ),
+    Contender(
+        "pytriton-onnx",
+        (f"{PYTRITON_INT8}, gRPC", f"{PYTRITON_INT8}, HTTP"),
+        lambda models: plans.pytriton(models, "onnx-int8"),
+        PYTRITON,
+    ),
+    Contender("litserve", (LITSERVE_BF16,), lambda models: plans.litserve(models, "openvino-bf16"), LITSERVE),
+    Contender("torchserve", (TORCHSERVE_EAGER,), plans.torchserve, TORCHSERVE),
+)
+PEER_WAYS = tuple(way for peer in PEERS for way in peer.ways)
+
+
+def set_up(bench: Bench, peers: Sequence[Contender], *, make: bool) -> list[Contender]:
+    """Install what the peers need; those that are ready, the others noted with the reason.
+
+    Args:
+        bench: where reasons are noted.
+        peers: who is wanted.
+        make: install what isn't there; otherwise that is a reason.
+    """
+    ready = []
+    for peer in peers:
+        try:
+            if peer.package is not None and not peer.package.installed():
+                if not make:
+                    raise NotInstalled("its environment isn't set up; --prepare sets it up")
+                install(peer.package)
+            ready.append(peer)
+        except NotInstalled as error:
+            _not_run(bench, peer.ways, str(error))
+    return ready
+
+
+def bring_up(
+    bench: Bench,
+    stack: contextlib.ExitStack,
+    contenders: Sequence[Contender],
+    models: Sequence[Served],
+    logs: Path,
+) -> list[Server]:
+    """Start them one after the other; those that don't come up are noted with the reason."""
+    servers = []
+    for contender in contenders:
+        try:
+            plan = contender.start(models)
+            server = stack.enter_context(started(plan, logs, bench.texts[0]))
+        except (NotRun, NotInstalled, StartFailed) as error:
+            _not_run(bench, contender.ways, str(error))
+            continue
+        server.rest()
+        bench.say(
+            f"  {server.name} is up after {server.start_seconds:.1f} s" + (" (paused)" if server.restless else "")
+        )
+        servers.append(server)
+    return servers
+
+
+def _not_run(bench: Bench, ways: Sequence[str], why: str) -> None:
+    for way in ways:
+        bench.out[way] = f"not run: {why}"
+        bench.say(f"  {way}: not run: {why}")
