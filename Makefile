@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types bench soak clean setup
+.PHONY: demo test lint types bench bench-serve soak clean setup
 
 setup: $(READY)
 
@@ -44,6 +44,9 @@ types: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+bench-serve: $(READY)
+	@TORCH="$(TORCH)" $(BIN)/python -m benchmarks.serve $(BENCH_SERVE_ARGS)
 
 soak: $(READY)
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
