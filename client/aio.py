@@ -39,16 +39,7 @@ class AsyncClient:
 
     Cancelling a task that waits for an answer withdraws the call from the server.
 
-    Args:
-        url: ``http://host:port`` or ``grpc://host:port``; connected when first used.
-        model: the model's name.
-        version: a version; by default the one that the server serves.
-        timeout: seconds for a call that doesn't name its own.
-        retry: how often and how patiently to try again.
-        connections: over HTTP, most connections at once; calls above that wait for one. gRPC has one for all.
-
-    Raises:
-        InvalidInput: another form of address, or no positive timeout.
+    Arguments and errors are those of :class:`~nlpdeploy.client.Client`.
     """
 
     def __init__(

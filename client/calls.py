@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..bundle.errors import DeadlineExceeded, InvalidInput, Unavailable, Unsupported
 from ..wire.address import Address
-from ..wire.tensors import InferRequest, ModelMetadata, Parameter
+from ..wire.tensors import InferRequest, InferResponse, ModelMetadata, Parameter
 from .answers import (
     Inference,
     Prediction,
@@ -76,6 +76,7 @@ class Calls:
         self._retry = retry or Retry()
         self._questions = questions_at(address, model, version)
         self._metadata: ModelMetadata | None = None
+        self._told: dict[str, ModelMetadata] = {}  # by digest of the bundle
         self.closed = False
 
     def predict(
@@ -98,9 +99,8 @@ class Calls:
             outputs = prediction_outputs(metadata, scores=scores)
             request = InferRequest(self._model, tensors, self._version, request_id, outputs, parameters)
             response = yield from self._ask(self._questions.infer(request, plain=True), deadline)
-            if not metadata_answers(metadata, response):  # another version serves by now
-                metadata = yield from self._ask_metadata(deadline)
-            predictions = read_predictions(response, rows, read_labels(metadata, response) if scores else ())
+            labels = (yield from self._ask_labels(response, deadline)) if scores else ()
+            predictions = read_predictions(response, rows, labels)
         return predictions[0] if isinstance(text, str) else predictions
 
     def infer(
@@ -141,8 +141,14 @@ class Calls:
         if more is not None:
             with contextlib.suppress(Unsupported):  # by a server of the protocol's core alone
                 metadata = replace(metadata, properties=(yield from self._ask(more, deadline)))
-        self._metadata = metadata
+        self._metadata = self._told[metadata.properties.get("bundle_digest", "")] = metadata
         return metadata
+
+    def _ask_labels(self, response: InferResponse, deadline: Deadline) -> Call[tuple[str, ...]]:
+        """Names of the scores, by the bundle that answered: another version may serve by now, or on another replica."""
+        known = [metadata for metadata in self._told.values() if metadata_answers(metadata, response)]
+        metadata = known[0] if known else (yield from self._ask_metadata(deadline))
+        return read_labels(metadata, response)
 
     def _ask(self, question: Question[T], deadline: Deadline, retry: Retry | None = None) -> Call[T]:
         tries = Tries(retry or self._retry)

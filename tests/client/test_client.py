@@ -130,6 +130,15 @@ def test_what_the_caller_can_mend_is_told_in_one_line(client, kind, fronts):
         client.predict(["hello"] * 5000)
 
 
+def test_a_body_above_the_server_s_limit_is_too_large_though_it_is_still_being_sent(kind, tmp_path):
+    with (
+        serving_fronts(tmp_path, max_message_bytes=10_000) as fronts,
+        client_of(kind, port_of(fronts, kind)) as client,
+        pytest.raises(errors.TooLarge),
+    ):
+        client.infer({"text": ["hello " * 4_000_000]})
+
+
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "1"])
 def test_no_call_waits_for_ever(client, kind, timeout):
     with pytest.raises(errors.InvalidInput, match="timeout"):

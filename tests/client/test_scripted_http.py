@@ -192,3 +192,46 @@ def test_no_more_connections_than_allowed_and_the_next_call_waits_its_turn(kind)
 def test_an_answer_in_chunks_is_read(kind):
     chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(ANSWER), ANSWER)
     assert len(asked(kind, say(chunked)).received) == 1
+
+
+def metadata_of(digest, labels):
+    outputs = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in ("score", "scores")]
+    properties = {"bundle_digest": digest, "labels": json.dumps(labels)}
+    return answer(200, json.dumps({"name": "m", "inputs": [], "outputs": outputs, "properties": properties}).encode())
+
+
+def scores_of(digest):
+    score = {"name": "score", "datatype": "FP32", "shape": [1], "data": [0.75]}
+    scores = {"name": "scores", "datatype": "FP32", "shape": [1, 2], "data": [0.25, 0.75]}
+    parameters = {"bundle_digest": digest}
+    return answer(200, json.dumps({"model_name": "m", "parameters": parameters, "outputs": [score, scores]}).encode())
+
+
+def test_scores_are_named_by_the_bundle_that_answered_also_while_two_serve_by_turns(kind):
+    old, new = metadata_of("d1", ["a", "b"]), metadata_of("d2", ["no", "yes"])
+    script = (old, scores_of("d2"), new, scores_of("d1"), scores_of("d2"))
+    with scripted_http(*script) as server, client_of(kind, server.port, "m") as client:
+        answers = [client.predict("hello", scores=True) for _ in range(3)]
+    assert [list(found.scores) for found in answers] == [["no", "yes"], ["a", "b"], ["no", "yes"]]
+    assert len(server.received) == 5
+
+
+def test_labels_of_a_bundle_that_nobody_describes_are_not_guessed(kind):
+    script = (metadata_of("d1", ["a", "b"]), scores_of("d2"), metadata_of("d1", ["a", "b"]))
+    with (
+        scripted_http(*script) as server,
+        client_of(kind, server.port, "m") as client,
+        pytest.raises(errors.EngineFailed, match="d2"),
+    ):
+        client.predict("hello", scores=True)
+    assert len(server.received) == 3
+
+
+def test_a_connection_waits_for_nothing_and_is_probed_while_idle(kind):
+    with scripted_http(answer()) as server, client_of(kind, server.port, "m") as client:
+        assert ask(client) == [b"yes"]
+        (idle,) = getattr(client, "client", client)._transport._idle
+        connection = idle if isinstance(idle, socket.socket) else idle._transport.get_extra_info("socket")
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
