@@ -10,7 +10,7 @@ from urllib.parse import quote
 from google.protobuf.message import DecodeError
 
 from ..bundle.errors import InvalidInput
-from ..wire import codec_json, codec_proto, oip
+from ..wire import codec_json, codec_proto, json_metadata, oip
 from ..wire.address import Address
 from ..wire.codec_json import HEADER_LENGTH
 from ..wire.oip import Message
@@ -107,7 +107,7 @@ class HttpQuestions:
         """See :class:`Questions`."""
 
         def read(reply: Reply) -> ModelMetadata:
-            return codec_json.decode_model_metadata(reply.body)
+            return json_metadata.decode_model_metadata(reply.body)
 
         return Question(self._server, "GET", self._path, b"", read)
 

@@ -13,7 +13,8 @@ import httptools
 
 from ..bundle.errors import InvalidInput
 from ..wire.address import Address
-from ..wire.codec_json import decode_model_metadata, decode_response, encode_request
+from ..wire.codec_json import decode_response, encode_request
+from ..wire.json_metadata import decode_model_metadata
 from ..wire.tensors import InferResponse, ModelMetadata
 from .client import Reply, infer_request, refused
 from .samples import Outcome

@@ -9,13 +9,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from ..bundle.errors import InvalidInput, NotFound
+from ..bundle.errors import NotFound
 from ..wire import codec_descriptions, codec_proto, oip
 from ..wire.oip import Message
-from ..wire.tensors import InferRequest, InferResponse
+from ..wire.tensors import InferResponse
 from ..wire.timing import SERVER_TIMING, server_timing
 from .failures import explain
 from .grpc_listener import GrpcListener
@@ -94,12 +93,13 @@ class GrpcFront:
             "ModelReady": self._model_ready,
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._requests.grpc(self._model_infer) if self._requests else self._model_infer,
             "ModelConfig": self._model_config,
             "ModelStatistics": self._model_statistics,
             "RepositoryIndex": self._repository_index,
         }
         served = {name: _unary(oip.METHODS[name].request, call) for name, call in calls.items()}
+        infer = self._requests.grpc(self._model_infer) if self._requests else self._model_infer
+        served["ModelInfer"] = _unary_raw(infer)
         served["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._model_stream_infer)
         health = {
             "Check": _unary(health_pb2.HealthCheckRequest, self._check),
@@ -142,16 +142,19 @@ class GrpcFront:
     async def _model_metadata(self, request: Message, context: Context) -> Message:
         return codec_proto.encode_model_metadata(self._plane.model_metadata(request.name, request.version))
 
-    async def _model_infer(self, request: Message, context: Context) -> Message:
-        inference = await self._plane.infer(codec_proto.decode_request(request), deadline=_deadline(context))
+    async def _model_infer(self, raw: bytes, context: Context) -> Message:
+        deadline, aside = _deadline(context), self._plane.aside
+        request = await aside.run(len(raw), lambda: codec_proto.decode_request(_parse_infer(raw)))
+        inference = await self._plane.infer(request, deadline=deadline, size=len(raw))
         context.set_trailing_metadata(((SERVER_TIMING, server_timing(inference.stages)),))
         return codec_proto.encode_response(inference.response)
 
     async def _model_stream_infer(self, requests: object, context: Context) -> None:
         deadline = _deadline(context)  # of the whole stream
 
-        async def infer(request: InferRequest) -> InferResponse:
-            return (await self._plane.infer(request, deadline=deadline)).response
+        async def infer(message: Message, size: int) -> InferResponse:
+            request = await self._plane.aside.run(size, lambda: codec_proto.decode_request(message))
+            return (await self._plane.infer(request, deadline=deadline, size=size)).response
 
         logged = self._requests.grpc(infer) if self._requests else infer
         await InferStream(context, logged, self._stopping).run()
@@ -196,15 +199,18 @@ class GrpcFront:
 
 
 def _unary(request_class: type[Message], call: Call) -> Any:
-    """A method handler that parses the request itself, so that bytes which are no message are the caller's error."""
+    async def parsed(raw: bytes, context: Context) -> Message:
+        return await call(codec_proto.parse_message(request_class, raw), context)
+
+    return _unary_raw(parsed)
+
+
+def _unary_raw(call: Callable[[bytes, Context], Awaitable[Message]]) -> Any:
+    """A method handler of raw bytes, so that those which are no message are the caller's error."""
 
     async def handle(raw: bytes, context: Context) -> bytes:
         try:
-            try:
-                request = request_class.FromString(raw)
-            except DecodeError:
-                raise InvalidInput("request", found=f"no {request_class.DESCRIPTOR.full_name}") from None
-            answer = await call(request, context)
+            answer = await call(raw, context)
             return bytes(answer.SerializeToString())
         except Exception as error:
             failure = explain(error)
@@ -212,6 +218,10 @@ def _unary(request_class: type[Message], call: Call) -> Any:
             raise  # abort never returns
 
     return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _parse_infer(raw: bytes) -> Message:
+    return codec_proto.parse_message(oip.ModelInferRequest, raw)
 
 
 def _deadline(context: Context) -> float | None:

@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
-from ..bundle.errors import InvalidInput
 from ..wire import codec_proto, oip
-from ..wire.tensors import InferRequest, InferResponse, Parameter
+from ..wire.tensors import InferResponse, Parameter
 from .failures import explain
 
-Infer = Callable[[InferRequest], Awaitable[InferResponse]]
+Infer = Callable[[oip.Message, int], Awaitable[InferResponse]]
+"""Answers a ``ModelInferRequest`` of so many bytes."""
 
 MOST_OPEN = 64
 """Requests of one stream at work at a time; with so many it is read no further, and flow control stops the client."""
@@ -74,11 +73,8 @@ class InferStream:
     async def _answer(self, raw: bytes) -> None:
         message = oip.ModelInferRequest()
         try:
-            try:
-                message.ParseFromString(raw)
-            except DecodeError:
-                raise InvalidInput("request", found=f"no {message.DESCRIPTOR.full_name}") from None
-            response = await self._infer(codec_proto.decode_request(message))
+            message = codec_proto.parse_message(oip.ModelInferRequest, raw)
+            response = await self._infer(message, len(raw))
             final = dataclasses.replace(response, parameters={**response.parameters, "triton_final_response": True})
             answer = _METHOD.response(infer_response=codec_proto.encode_response(final))
         except Exception as error:  # noqa: BLE001  (whatever it is, the client gets exactly one answer)

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
 from ..bundle.errors import InvalidInput, NotFound, TooLarge, Unsupported
-from ..wire import codec_descriptions, codec_json
-from ..wire.codec_json import HEADER_LENGTH
+from ..wire import codec_descriptions, codec_json, json_metadata
+from ..wire.codec_json import HEADER_LENGTH, OutputForm
 from ..wire.json_text import dump_json, parse_json
-from ..wire.tensors import Parameter
+from ..wire.tensors import InferRequest, Parameter
 from ..wire.timing import SERVER_TIMING, TIMEOUT_HEADER, server_timing
 from .http_limits import HttpLimits
 from .http_messages import JSON, Request, Response, error_response
@@ -131,7 +131,7 @@ class HttpFront:
     # -- the whole server ---------------------------------------------------------------------------------------------
 
     async def _server_metadata(self, request: Request, model: str, version: str) -> Response:
-        return Response(200, codec_json.encode_server_metadata(self._plane.server_metadata()))
+        return Response(200, json_metadata.encode_server_metadata(self._plane.server_metadata()))
 
     async def _live(self, request: Request, model: str, version: str) -> Response:
         live = self._plane.live()
@@ -155,7 +155,7 @@ class HttpFront:
     # -- a model ------------------------------------------------------------------------------------------------------
 
     async def _model_metadata(self, request: Request, model: str, version: str) -> Response:
-        return Response(200, codec_json.encode_model_metadata(self._plane.model_metadata(model, version)))
+        return Response(200, json_metadata.encode_model_metadata(self._plane.model_metadata(model, version)))
 
     async def _model_ready(self, request: Request, model: str, version: str) -> Response:
         ready = self._plane.model_ready(model, version)
@@ -171,10 +171,17 @@ class HttpFront:
         deadline = _deadline(request)
         self._plane.require(model, version)
         header_length = codec_json.read_header_length(request.headers.get(HEADER_LENGTH.lower()))
-        content = self._content(request)
-        question, form = codec_json.decode_request(content, header_length, model=model, version=version)
-        inference = await self._plane.infer(question, deadline=deadline)
-        body = codec_json.encode_response(inference.response, form)
+        size = self._size(request)
+
+        def read() -> tuple[InferRequest, OutputForm]:
+            return codec_json.decode_request(self._content(request), header_length, model=model, version=version)
+
+        question, form = await self._plane.aside.run(size, read)
+        inference = await self._plane.infer(question, deadline=deadline, size=size)
+        answer = inference.response
+        body = await self._plane.aside.run(
+            codec_json.response_size(answer), lambda: codec_json.encode_response(answer, form)
+        )
         timing = (SERVER_TIMING, server_timing(inference.stages))
         if body.header_length is None:
             return Response(200, body.content, JSON, [timing])
@@ -183,10 +190,14 @@ class HttpFront:
     async def _predict(self, request: Request, model: str, version: str) -> Response:
         deadline = _deadline(request)
         self._plane.require(model, version)
-        body = parse_json(self._content(request))
+        body = await self._plane.aside.run(self._size(request), lambda: parse_json(self._content(request)))
         prediction = await self._plane.predict(model, version, body, deadline=deadline)
         timing = (SERVER_TIMING, server_timing(prediction.stages))
         return Response(200, dump_json(prediction.answer), JSON, [timing, *_as_headers(prediction.parameters)])
+
+    def _size(self, request: Request) -> int:
+        """Bytes of the body; of a compressed one the most that it may grow to."""
+        return self._max_bytes if "content-encoding" in request.headers else len(request.body)
 
     def _content(self, request: Request) -> bytes:
         """The body, decompressed.

@@ -19,6 +19,7 @@ from ..runtime.predictor import Predictor
 from ..wire.tensors import InferRequest, InferResponse
 from .admission import Refusal
 from .answers import Inference, PredictAnswer, answer_parameters, output_tensors, predictions
+from .aside import Aside
 from .catalogue import Catalogue
 from .job import Job, Question
 from .metrics import CANCELLED, Metrics, outcome_of
@@ -50,6 +51,7 @@ class DataPlane(Catalogue):
         super().__init__(capacity or Capacity(), expected)
         self.metrics = metrics or Metrics()
         self._default_timeout = default_timeout
+        self.aside = Aside()
         self._encoders = ThreadPoolExecutor(self._capacity.encoder_threads, thread_name_prefix="encoder")
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -100,6 +102,7 @@ class DataPlane(Catalogue):
         """Free engines and threads after :meth:`drain`; whether all engine threads ended within ``timeout`` seconds."""
         self._draining = True
         self._encoders.shutdown(wait=False, cancel_futures=True)
+        self.aside.close()
         end = time.monotonic() + timeout
         ended = [served.close(max(end - time.monotonic(), 0.0)) for served in self._models.all()]
         return all(ended)
@@ -119,7 +122,7 @@ class DataPlane(Catalogue):
             self.metrics.unrouted.labels(outcome_of(error)).inc()
             raise
 
-    async def infer(self, request: InferRequest, *, deadline: float | None = None) -> Inference:
+    async def infer(self, request: InferRequest, *, deadline: float | None = None, size: int = 0) -> Inference:
         """Answer a ``ModelInfer``. Cancelling the awaiting task withdraws the work.
 
         No texts are a question too: the answer has 0 rows, and no engine is asked.
@@ -127,6 +130,7 @@ class DataPlane(Catalogue):
         Args:
             request: by text or by tokens.
             deadline: absolute ``time.monotonic()`` seconds; the earlier of it and the ``timeout`` parameter counts.
+            size: bytes of the message; a large one is read apart from the event loop.
 
         Raises:
             NotFound: no such model or version.
@@ -141,7 +145,7 @@ class DataPlane(Catalogue):
         with self._counted(accepted, request.model, request.version) as served:
             note_model(served.name, served.version, request.id)
             served.queue.check_rows(rows_asked(request))
-            question = read_request(request, served.model, served.vocabulary)
+            question = await self.aside.run(size, lambda: read_request(request, served.model, served.vocabulary))
             named = min(_or_never(deadline), accepted + read_timeout(request.parameters))
             job = await self._answered(served, question, accepted, named)
             outputs = output_tensors(job.logits, job.rows, served.model, question.outputs)

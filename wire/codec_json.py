@@ -14,14 +14,17 @@ from typing import Any
 import numpy as np
 
 from ..bundle.errors import EngineFailed, InvalidInput
-from ..bundle.specs import TensorSpec
 from .codec_proto import refuse_extensions
 from .codec_raw import NUMBERS, Array, bytes_array, decode_raw, element_count, encode_raw, numbers_array
+from .json_large import LARGE
 from .json_text import Members, dump_json, parse_json, read_members
-from .tensors import InferRequest, InferResponse, ModelMetadata, Parameter, ServerMetadata, Tensor
+from .tensors import InferRequest, InferResponse, Parameter, Tensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """Name of the HTTP header with the length of the JSON part; absent where JSON is all."""
+
+_NUMBER = 20
+"""Characters of a number, about."""
 
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "BYTES": (str,),
@@ -126,7 +129,12 @@ def encode_response(response: InferResponse, form: OutputForm | None = None) -> 
     if response.parameters:
         header["parameters"] = dict(response.parameters)
     header["outputs"], raw = _write_tensors("output", response.outputs, form or OutputForm(), EngineFailed)
-    return _join(header, raw, EngineFailed)
+    return _join(header, raw, EngineFailed, large=response_size(response) > LARGE)
+
+
+def response_size(response: InferResponse) -> int:
+    """About the bytes of an answer in JSON."""
+    return _NUMBER * sum(tensor.data.size for tensor in response.outputs)
 
 
 def decode_response(content: bytes, header_length: int | None = None) -> InferResponse:
@@ -145,53 +153,6 @@ def decode_response(content: bytes, header_length: int | None = None) -> InferRe
     )
 
 
-def encode_model_metadata(metadata: ModelMetadata) -> bytes:
-    """The body of ``GET /v2/models/M``."""
-    return dump_json(
-        {
-            "name": metadata.name,
-            "versions": metadata.versions,
-            "platform": metadata.platform,
-            "inputs": [_spec_entry(spec) for spec in metadata.inputs],
-            "outputs": [_spec_entry(spec) for spec in metadata.outputs],
-            "properties": dict(metadata.properties),
-        }
-    )
-
-
-def decode_model_metadata(content: bytes) -> ModelMetadata:
-    """What a body of ``GET /v2/models/M`` says.
-
-    Raises:
-        InvalidInput: no such JSON.
-    """
-    answer = read_members("body", parse_json(content))
-    inputs, outputs = (
-        tuple(TensorSpec(entry.text("name"), entry.text("datatype"), entry.shape()) for entry in answer.objects(side))
-        for side in ("inputs", "outputs")
-    )
-    properties = {name: str(value) for name, value in answer.members("properties", required=False).values.items()}
-    versions = tuple(answer.texts("versions", required=False))
-    return ModelMetadata(
-        answer.text("name"), versions, answer.text("platform", default=""), inputs, outputs, properties
-    )
-
-
-def encode_server_metadata(metadata: ServerMetadata) -> bytes:
-    """The body of ``GET /v2``."""
-    return dump_json({"name": metadata.name, "version": metadata.version, "extensions": metadata.extensions})
-
-
-def decode_server_metadata(content: bytes) -> ServerMetadata:
-    """What a body of ``GET /v2`` says.
-
-    Raises:
-        InvalidInput: no such JSON.
-    """
-    answer = read_members("body", parse_json(content))
-    return ServerMetadata(answer.text("name"), answer.text("version"), tuple(answer.texts("extensions")))
-
-
 def read_header_length(text: str | None) -> int | None:
     """The value of the header ``Inference-Header-Content-Length``; None where it is absent.
 
@@ -205,12 +166,10 @@ def read_header_length(text: str | None) -> int | None:
     return int(text)
 
 
-def _spec_entry(spec: TensorSpec) -> dict[str, object]:
-    return {"name": spec.name, "datatype": spec.dtype, "shape": spec.shape}
-
-
-def _join(header: object, raw: list[bytes] | None, kind: type[EngineFailed | InvalidInput]) -> Body:
-    text = dump_json(header, kind)
+def _join(
+    header: object, raw: list[bytes] | None, kind: type[EngineFailed | InvalidInput], *, large: bool = False
+) -> Body:
+    text = dump_json(header, kind, large=large)
     return Body(text) if raw is None else Body(b"".join([text, *raw]), len(text))
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from google.protobuf.message import DecodeError
+
 from ..bundle.errors import InvalidInput, Unsupported
 from ..bundle.specs import TensorSpec
 from . import oip
@@ -47,6 +49,18 @@ def encode_request(request: InferRequest) -> Message:
         message.inputs.add(name=tensor.name, datatype=tensor.dtype, shape=tensor.shape)
         message.raw_input_contents.append(encode_raw(tensor))
     return message
+
+
+def parse_message(kind: type[Message], raw: bytes) -> Message:
+    """The message in its bytes.
+
+    Raises:
+        InvalidInput: they are none of this kind.
+    """
+    try:
+        return kind.FromString(raw)
+    except DecodeError:
+        raise InvalidInput("request", found=f"no {kind.DESCRIPTOR.full_name}") from None
 
 
 def decode_request(message: Message) -> InferRequest:

@@ -12,6 +12,7 @@ from ..bundle.errors import EngineFailed, InvalidInput
 from .json_large import LARGE, parse_large, search_in_pieces
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _NAMES = {dict: "an object", list: "a list", str: "a string", int: "a whole number", bool: "true or false"}
 
 
@@ -60,14 +61,21 @@ def _check_strings(value: object) -> None:
             waiting += item.values()
 
 
-def dump_json(value: object, kind: type[EngineFailed | InvalidInput] = EngineFailed) -> bytes:
+def dump_json(value: object, kind: type[EngineFailed | InvalidInput] = EngineFailed, *, large: bool = False) -> bytes:
     """JSON text in UTF-8, never with NaN or Infinity.
+
+    Args:
+        value: of JSON's own types.
+        kind: of the error.
+        large: let other threads go on meanwhile, which costs a few times as much.
 
     Raises:
         kind: a number that is not finite, or text with half a surrogate pair.
     """
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+        # In pieces it is Python's own code that works, and gives way; as a whole it is C that doesn't.
+        text = "".join(_ENCODER.iterencode(value)) if large else _ENCODER.encode(value)
+        return text.encode("utf-8")
     except UnicodeEncodeError:
         raise kind("JSON", found="half a surrogate pair", wanted="whole characters") from None
     except ValueError:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from nlpdeploy.bundle.errors import EngineFailed, InvalidInput, Unsupported
 from nlpdeploy.bundle.specs import TensorSpec
-from nlpdeploy.wire import codec_json
+from nlpdeploy.wire import codec_json, json_metadata
 from nlpdeploy.wire.codec_json import OutputForm
 from nlpdeploy.wire.tensors import InferRequest, InferResponse, ModelMetadata, ServerMetadata, Tensor
 from support.tensors import requests, responses, same_tensors
@@ -240,14 +240,14 @@ def test_each_output_goes_in_the_form_it_is_asked_for():
 def test_metadata_comes_back_as_it_went():
     text = TensorSpec("text", "BYTES", (-1,))
     model = ModelMetadata("m", ("1", "2"), "onnx", (text,), (text,), {"task": "classification"})
-    assert codec_json.decode_model_metadata(codec_json.encode_model_metadata(model)) == model
+    assert json_metadata.decode_model_metadata(json_metadata.encode_model_metadata(model)) == model
     server = ServerMetadata("s", "1.0", ("binary_tensor_data",))
-    assert codec_json.decode_server_metadata(codec_json.encode_server_metadata(server)) == server
+    assert json_metadata.decode_server_metadata(json_metadata.encode_server_metadata(server)) == server
 
 
 def test_metadata_of_another_server_may_leave_things_out():
     content = b'{"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}], "outputs": []}'
-    assert codec_json.decode_model_metadata(content).inputs == (TensorSpec("x", "FP32", (-1, 2)),)
+    assert json_metadata.decode_model_metadata(content).inputs == (TensorSpec("x", "FP32", (-1, 2)),)
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlpdeploy.bundle.errors import NlpdeployError
-from nlpdeploy.wire import codec_json, codec_proto, oip
+from nlpdeploy.wire import codec_json, codec_proto, json_metadata, oip
 from nlpdeploy.wire.codec_raw import NUMBERS
 from nlpdeploy.wire.json_text import dump_json
 from nlpdeploy.wire.status import failure_of
@@ -91,4 +91,4 @@ def test_any_json_request(content, behind, shift):
 def test_any_bytes(content, header_length):
     tolerated(codec_json.decode_request, content, header_length, model="m")
     tolerated(codec_json.decode_response, content, header_length)
-    tolerated(codec_json.decode_model_metadata, content)
+    tolerated(json_metadata.decode_model_metadata, content)

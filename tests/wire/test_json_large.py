@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from nlpdeploy.bundle.errors import InvalidInput, TooLarge
+from nlpdeploy.bundle.errors import EngineFailed, InvalidInput, TooLarge
 from nlpdeploy.wire.json_large import LARGE, MOST_STEPS, MOST_VALUES, parse_large
-from nlpdeploy.wire.json_text import parse_json
+from nlpdeploy.wire.json_text import dump_json, parse_json
 
 
 def refuse(word):
@@ -149,3 +149,20 @@ def test_half_a_surrogate_pair_is_found_in_a_large_text_wherever_it_stands():
         whole = b'{"a": "' + padding + b"\\ud83d\\ude00" + b"b" * 2**20 + b'"}'
         assert "😀" in parse_json(whole)["a"]
     assert len(whole) > LARGE
+
+
+@given(VALUES)
+@settings(max_examples=100, deadline=None)
+def test_a_large_answer_is_the_same_text_as_a_small_one(value):
+    try:
+        small = dump_json(value)
+    except EngineFailed as error:
+        with pytest.raises(EngineFailed, match=str(error)):
+            dump_json(value, large=True)
+    else:
+        assert dump_json(value, large=True) == small
+
+
+def test_a_number_that_is_not_finite_never_becomes_json_in_a_large_answer():
+    with pytest.raises(EngineFailed, match="finite"):
+        dump_json([1.0, float("nan")], large=True)
