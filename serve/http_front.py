@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from urllib.parse import unquote_to_bytes
 
-from ..bundle.errors import InvalidInput, NotFound, TooLarge, Unsupported
+from ..bundle.errors import InvalidInput, NotFound, TooLarge
 from ..wire import codec_descriptions, codec_json, json_metadata
 from ..wire.codec_json import HEADER_LENGTH, OutputForm
 from ..wire.json_text import dump_json, parse_json
@@ -203,15 +203,14 @@ class HttpFront:
         """The body, decompressed.
 
         Raises:
-            Unsupported: another coding than gzip and deflate.
-            InvalidInput: bytes that don't follow the coding.
+            InvalidInput: another coding than gzip and deflate, or bytes that don't follow the coding.
             TooLarge: more than the limit.
         """
         coding = request.headers.get("content-encoding", "identity").lower()
         if coding == "identity":
             return request.body
         if coding not in ("gzip", "deflate"):
-            raise Unsupported("content-encoding", found=coding, wanted="gzip or deflate")
+            raise InvalidInput("content-encoding", found=coding, wanted="gzip or deflate")
         # 32 reads the header and tells gzip and zlib apart.
         decompressor = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
         try:
