@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 from ..bundle.errors import InvalidInput
+
+_DAY = 86_400  # seconds
 
 
 class Deadline:
@@ -15,12 +16,12 @@ class Deadline:
         timeout: seconds.
 
     Raises:
-        InvalidInput: not a positive, finite number: no call waits for ever.
+        InvalidInput: not a positive number, or more than a day: no call waits for ever.
     """
 
     def __init__(self, timeout: float) -> None:
-        if not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InvalidInput("timeout", found=repr(timeout), wanted="a positive number of seconds")
+        if not isinstance(timeout, int | float) or not 0 < timeout <= _DAY:
+            raise InvalidInput("timeout", found=repr(timeout), wanted=f"seconds, more than 0 and at most {_DAY}")
         self.timeout = timeout
         self._end = time.monotonic() + timeout
 

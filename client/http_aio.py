@@ -9,7 +9,7 @@ from ..wire.address import Address
 from .deadline import Deadline
 from .failures import out_of_time
 from .http1 import AnswerParser, MalformedAnswer, request_bytes
-from .http_transport import broken_off, not_connected, prepare_socket, read_reply
+from .http_transport import broken_off, check_connections, not_connected, prepare_socket, read_reply
 from .questions import Question, Reply
 from .retry import Failed
 
@@ -20,12 +20,15 @@ class HttpTransport:
     Args:
         address: of the server.
         connections: most at once; a request above that waits for one.
+
+    Raises:
+        InvalidInput: less than one connection.
     """
 
     def __init__(self, address: Address, connections: int) -> None:
         self._address, self._server = address, str(address)
         self._idle: list[_Connection] = []
-        self._places = asyncio.Semaphore(connections)
+        self._places = asyncio.Semaphore(check_connections(connections))
         self._closed = False
 
     async def send(self, question: Question[Any], deadline: Deadline) -> Reply:

@@ -11,11 +11,11 @@ from ..wire.address import Address
 from .deadline import Deadline
 from .failures import out_of_time
 from .http1 import AnswerParser, MalformedAnswer, request_bytes
-from .http_transport import broken_off, not_connected, prepare_socket, read_reply
+from .http_transport import broken_off, check_connections, not_connected, prepare_socket, read_reply
 from .questions import Question, Reply
 from .retry import Failed
 
-_PIECE = 256 * 1024  # bytes a read
+_PIECE = 64 * 1024  # bytes a read
 
 
 class HttpTransport:
@@ -24,12 +24,15 @@ class HttpTransport:
     Args:
         address: of the server.
         connections: most at once; a request above that waits for one.
+
+    Raises:
+        InvalidInput: less than one connection.
     """
 
     def __init__(self, address: Address, connections: int) -> None:
         self._address, self._server = address, str(address)
         self._idle: list[socket.socket] = []
-        self._places = threading.BoundedSemaphore(connections)
+        self._places = threading.BoundedSemaphore(check_connections(connections))
         self._closed = False
 
     def send(self, question: Question[Any], deadline: Deadline) -> Reply:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 
+from ..bundle.errors import InvalidInput
 from .deadline import Deadline
 from .failures import http_failure, no_server, out_of_time, unreadable
 from .http1 import AnswerParser, MalformedAnswer
@@ -13,6 +14,17 @@ from .retry import Failed, Fate
 _KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 """Seconds without traffic before the first probe, between probes, and how many may be lost. Routers forget silent
 connections; who then asks on one would wait out the deadline. A system that lacks an option keeps its own value."""
+
+
+def check_connections(connections: int) -> int:
+    """The number of connections that may be open at once.
+
+    Raises:
+        InvalidInput: none.
+    """
+    if connections < 1:
+        raise InvalidInput("connections", found=connections, wanted="at least 1")
+    return connections
 
 
 def prepare_socket(connection: socket.socket) -> None:

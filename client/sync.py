@@ -50,7 +50,7 @@ class Client:
         connections: over HTTP, most connections at once; calls above that wait for one. gRPC has one for all.
 
     Raises:
-        InvalidInput: another form of address, or no positive timeout.
+        InvalidInput: another form of address, no positive timeout, or no connections.
     """
 
     def __init__(

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from ..bundle.errors import InvalidInput
 
-_FORM = re.compile(r"(grpc|http)://(\[[0-9a-fA-F:]+\]|[^/:\s]+):(\d{1,5})/?")
+_LABEL = r"[A-Za-z0-9_-]{1,63}"
+_FORM = re.compile(rf"(grpc|http)://(\[[0-9a-fA-F:]+\]|{_LABEL}(?:\.{_LABEL})*\.?):([0-9]{{1,5}})/?")
 
 
 @dataclass(frozen=True)

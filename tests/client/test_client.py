@@ -139,10 +139,17 @@ def test_a_body_above_the_server_s_limit_is_too_large_though_it_is_still_being_s
         client.infer({"text": ["hello " * 4_000_000]})
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), "1"])
+@pytest.mark.parametrize("timeout", [0, -1, 1e6, float("inf"), float("nan"), "1"])
 def test_no_call_waits_for_ever(client, kind, timeout):
     with pytest.raises(errors.InvalidInput, match="timeout"):
         client.predict("hello", timeout=timeout)
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"connections": 0}])
+@pytest.mark.parametrize("made", [Client, AsyncClient])
+def test_a_client_checks_its_options(made, options):
+    with pytest.raises(errors.InvalidInput, match=next(iter(options))):
+        made("http://127.0.0.1:1", "tiny", **options)
 
 
 def test_a_closed_client_says_so(kind, fronts):

@@ -23,7 +23,8 @@ def test_an_address_is_read_and_written(url, address, authority):
 @pytest.mark.parametrize(
     "url",
     ["", "127.0.0.1:8000", "https://h:1", "http://h", "http://h:0", "http://h:65536", "http://h:1/v2", "http://::1:80",
-     "http://a b:80", "http://h:1\n"],
+     "http://a b:80", "http://h:1\n", "http://bücher:80", "http://a..b:80",
+     "http://user@h:80", f"http://{'a' * 64}:80", "http://h:٣"],
 )  # fmt: skip
 def test_another_form_is_refused(url):
     with pytest.raises(InvalidInput, match="grpc://HOST:PORT"):
