@@ -118,10 +118,10 @@ async def _serve_orders() -> None:
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         order: dict[str, Any] = json.loads(line)
         try:
-            answer: dict[str, Any] = {"result": await kinds[order.pop("kind")](**order)}
+            answer = json.dumps({"result": await kinds[order.pop("kind")](**order)})
         except Exception as error:  # noqa: BLE001  (told to the parent, which goes on with the next way)
-            answer = {"failure": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps(answer) + "\n")
+            answer = json.dumps({"failure": f"{type(error).__name__}: {error}"})
+        sys.stdout.write(answer + "\n")
         sys.stdout.flush()
 
 

@@ -39,8 +39,8 @@ async def opened(
         all in seconds.
     """
     rng = np.random.default_rng(seed)
-    offsets = np.cumsum(rng.exponential(1 / rate, size=int(rate * seconds * 2) + 50))
-    offsets = offsets[offsets < seconds]
+    drawn = np.cumsum(rng.exponential(1 / rate, size=int(rate * seconds * 2) + 50))
+    offsets: list[float] = drawn[drawn < seconds].tolist()
     asked = read_asks(requests)
     allowed = allowed_misses(len(offsets))
     books = _Open(limit)

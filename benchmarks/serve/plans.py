@@ -97,10 +97,10 @@ class NotRun(Exception):
     """A server can't be started here; the message says why."""
 
 
-def ours(models: Sequence[Served], name: str = OURS, module: str = "nlpdeploy.cli", ways: bool = True) -> Plan:
-    """Our server, started as a user would; one store for all models."""
+def ours(models: Sequence[Served], name: str = OURS, flags: Sequence[str] = (), *, ways: bool = True) -> Plan:
+    """Our server, started as a user would; one store for all models; all ways to ask it, or one named like it."""
     http, grpc = free_port(), free_port()
-    command = [sys.executable, "-m", module, "serve", "--store", str(models[0].store.resolve())]
+    command = [sys.executable, "-m", "nlpdeploy.cli", "serve", *flags, "--store", str(models[0].store.resolve())]
     command += ["--http-port", str(http), "--grpc-port", str(grpc)]
     for model in models:
         command += ["--model", f"{model.name}:{model.version}"]

@@ -49,12 +49,11 @@ class ProcessTree:
             return []
 
     def cpu_seconds(self) -> float:
-        """Processor time, user and system, of all that are alive."""
+        """Processor time, user and system, of all that are alive and of those children of theirs that have ended."""
         total = 0.0
         for member in self.members():
             with contextlib.suppress(psutil.Error):
-                times = member.cpu_times()
-                total += times.user + times.system
+                total += sum(member.cpu_times()[:4])  # user, system, and both of children that were waited for
         return total
 
     def pss_bytes(self) -> int | None:

@@ -60,6 +60,22 @@ def test_children_count_and_end_with_their_parent(parent):
     assert not alive
 
 
+def test_the_time_of_children_that_have_ended_stays_in_the_sum():
+    program = (
+        "import subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', 'sum(range(10_000_000))'])\n"
+        "print(flush=True)\n"
+        "input()"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        tree = ProcessTree(child.pid)
+        own = sum(psutil.Process(child.pid).cpu_times()[:2])
+        assert len(tree.members()) == 1
+        assert tree.cpu_seconds() > own + 0.05
+        child.communicate(b"\n")
+
+
 def test_a_tree_that_is_gone_has_nothing(parent):
     tree = ProcessTree(parent.pid)
     tree.stop(parent.poll, grace=0.0)
