@@ -1,7 +1,8 @@
-"""``python -m benchmarks.soak``: one server under mixed traffic for some minutes. Loopback only.
+"""``python -m benchmarks.soak``: one server under mixed traffic at a share of what it can take. Loopback only.
 
-It passes if memory stays level after the first quarter, each request ends once and as it must, every label is that of
-the engine in process, nothing is left open, and SIGTERM drains the server with status 0.
+It passes if neither memory nor the 99th percentile has a slope after the first quarter, each request ends once and as
+it must, every label is that of the engine in process, nothing is left open, and SIGTERM drains the server with
+status 0.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import psutil
@@ -22,48 +22,18 @@ from .http_clients import AsyncHttp
 from .messages import http_request
 from .results import machine, print_table, write_result
 from .server import GRACE_SECONDS, ServerProcess, serving
+from .soak_checks import Check, Memory, Waits, checks_of, memory_of, waits_of
+from .soak_load import Arrivals, User, capacity
 from .soak_texts import SoakText, soak_texts
-from .soak_traffic import Books, GrpcUser, HttpUser, use
+from .soak_traffic import Books, GrpcUser, HttpUser
 from .subject import Subject, add_subject_options, open_subject
 
-MOST_GROWTH = 0.05
 _TEXTS = 300
 _SAMPLE_SECONDS = 1.0
 _DRAINED_ROWS = 16
 _SETTLE_SECONDS = 10.0
-
-User = HttpUser | GrpcUser
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that must hold."""
-
-    what: str
-    found: str
-    passed: bool
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Resident memory of the server, in MiB.
-
-    Attributes:
-        after_first_quarter: median over the tenth of the run that follows its first quarter.
-        at_the_end: median over the last tenth.
-        peak: largest sample.
-        samples: one a second.
-    """
-
-    after_first_quarter: float
-    at_the_end: float
-    peak: float
-    samples: tuple[float, ...]
-
-    @property
-    def growth(self) -> float:
-        """Share by which it grew."""
-        return self.at_the_end / self.after_first_quarter - 1
+_CAPACITY_SECONDS = 20.0
+_LEAST_SAMPLES = 50
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
-    parser.add_argument("--minutes", type=_minutes, default=10.0, metavar="M", help="0.2 to 600 (default: 10)")
-    parser.add_argument("--users", type=int, default=8, metavar="N", help="at a time, half a transport (default: 8)")
+    parser.add_argument("--minutes", type=_minutes, default=60.0, metavar="M", help="1 to 600 (default: 60)")
+    parser.add_argument("--load", type=_share, default=0.7, metavar="S", help="of the capacity (default: 0.7)")
+    parser.add_argument("--users", type=int, default=32, metavar="N", help="at a time, half a transport (default: 32)")
     parser.add_argument("--engine", metavar="ID", help="default: the bundle's own")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="draws texts and requests (default: 0)")
     add_subject_options(parser)
@@ -95,9 +66,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _minutes(text: str) -> float:
     minutes = float(text)
-    if not 0.2 <= minutes <= 600:
-        raise argparse.ArgumentTypeError(f"found {text}; wanted 0.2 to 600")
+    if not 1 <= minutes <= 600:
+        raise argparse.ArgumentTypeError(f"found {text}; wanted 1 to 600")
     return minutes
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 2:
+        raise argparse.ArgumentTypeError(f"found {text}; wanted above 0 to 2")
+    return share
 
 
 def _soak(subject: Subject, options: argparse.Namespace) -> tuple[dict[str, object], bool]:
@@ -110,20 +88,23 @@ def _soak(subject: Subject, options: argparse.Namespace) -> tuple[dict[str, obje
     predictor.close()
     with serving(subject, engine) as server:
         print(f"{options.minutes:g} min of traffic on {subject.name}/{subject.version}, {engine}", flush=True)
-        books, memory, left = asyncio.run(_traffic(subject.name, server, texts, options, rng))
+        books, memory, waits, rate, left = asyncio.run(_traffic(subject.name, server, texts, options, rng))
         status = server.wait()
-    checks = _checks(books, memory, left, status)
-    _print(books, memory, checks)
+    checks = checks_of(books, memory, waits, left, status)
+    _print(books, memory, waits, checks)
     result = {
         "engine": engine,
         "minutes": options.minutes,
         "users": options.users,
+        "load": options.load,
+        "requests_per_second": rate,
         "tokens": [min(text.tokens for text in texts), max(text.tokens for text in texts)],
         "ended": {" / ".join(key): count for key, count in sorted(books.ended.items())},
         "faults": {" / ".join(key): count for key, count in sorted(books.faults.items())},
         "texts": books.texts,
         "score_tolerance": texts[0].near,
         "memory_mib": memory,
+        "waits_ms": waits,
         "checks": checks,
     }
     return result, all(check.passed for check in checks)
@@ -131,18 +112,23 @@ def _soak(subject: Subject, options: argparse.Namespace) -> tuple[dict[str, obje
 
 async def _traffic(
     model: str, server: ServerProcess, texts: Sequence[SoakText], options: argparse.Namespace, rng: np.random.Generator
-) -> tuple[Books, Memory, dict[str, float]]:
-    """All users until the time is over, then requests that are under way when SIGTERM comes."""
-    books = Books()
+) -> tuple[Books, Memory, Waits, float, dict[str, float]]:
+    """How much it takes; arrivals at a share of that; then requests that are under way when SIGTERM comes."""
+    books, seconds = Books(), 60 * options.minutes
     users = _users(model, server, options.users, books, rng)
-    end = time.monotonic() + 60 * options.minutes
+    most = await capacity(users, texts, rng.spawn(len(users)), min(_CAPACITY_SECONDS, seconds / 4))
+    rate = options.load * most
+    print(f"  it takes {most:.1f} requests a second; {rate:.1f} arrive", flush=True)
+    arrivals = Arrivals(users, texts)
     sampling = asyncio.ensure_future(_sample_memory(server.process.pid, options.minutes))
-    await asyncio.gather(*(use(user, texts, own, end) for user, own in zip(users, rng.spawn(len(users)), strict=True)))
-    memory = _memory(await sampling)
+    await arrivals.run(rate, seconds, rng)
+    samples = await sampling
+    if len(samples) < _LEAST_SAMPLES:
+        raise Unavailable("the server ended early", mend="see benchmarks/.work/server.log")
     left = await _left_open(server)
     await _drain(server, users, texts[-_DRAINED_ROWS:])
     await asyncio.gather(*(user.end() for user in users))
-    return books, memory, left
+    return books, memory_of(samples), waits_of(arrivals.times, seconds), rate, left
 
 
 def _users(model: str, server: ServerProcess, count: int, books: Books, rng: np.random.Generator) -> list[User]:
@@ -167,18 +153,6 @@ async def _sample_memory(pid: int, minutes: float) -> list[float]:
         if len(samples) % 30 == 0:
             print(f"  {len(samples) * _SAMPLE_SECONDS:.0f} s: {samples[-1]:.0f} MiB", flush=True)
     return samples
-
-
-def _memory(samples: Sequence[float]) -> Memory:
-    if not samples:
-        raise Unavailable("the server ended at once", mend="see benchmarks/.work/server.log")
-    quarter, tenth = len(samples) // 4, max(1, len(samples) // 10)
-    return Memory(
-        after_first_quarter=float(np.median(samples[quarter : quarter + tenth])),
-        at_the_end=float(np.median(samples[-tenth:])),
-        peak=max(samples),
-        samples=tuple(round(sample, 1) for sample in samples),
-    )
 
 
 async def _left_open(server: ServerProcess) -> dict[str, float]:
@@ -208,29 +182,7 @@ async def _drain(server: ServerProcess, users: Sequence[User], asked: Sequence[S
     await asyncio.wait_for(asyncio.gather(*under_way), GRACE_SECONDS)
 
 
-def _checks(books: Books, memory: Memory, left: dict[str, float], status: int) -> list[Check]:
-    sent, ended = sum(books.sent.values()), sum(books.ended.values())
-    faults = sum(books.faults.values())
-    open_now = ", ".join(f"{name} {value:.0f}" for name, value in left.items()) or "no such metrics"
-    return [
-        Check(
-            f"memory grows by at most {MOST_GROWTH:.0%} after the first quarter",
-            f"{memory.growth:+.1%}",
-            0 < memory.at_the_end <= (1 + MOST_GROWTH) * memory.after_first_quarter,
-        ),
-        Check("each request ends once", f"{sent} sent, {ended} ended", sent == ended > 0),
-        Check("no request ends as it must not", f"{faults} faults", faults == 0),
-        Check(
-            "every label and score as in process",
-            f"{books.wrong} of {books.wrong + books.texts} texts wrong",
-            books.wrong == 0 < books.texts,
-        ),
-        Check("nothing is left open or waiting", open_now, bool(left) and not any(left.values())),
-        Check("SIGTERM drains the server with status 0", f"status {status}", status == 0),
-    ]
-
-
-def _print(books: Books, memory: Memory, checks: Sequence[Check]) -> None:
+def _print(books: Books, memory: Memory, waits: Waits, checks: Sequence[Check]) -> None:
     print_table(
         "how requests ended",
         ("transport, kind, end", "requests", "fault"),
@@ -243,6 +195,15 @@ def _print(books: Books, memory: Memory, checks: Sequence[Check]) -> None:
             ("after the first quarter", f"{memory.after_first_quarter:.1f}"),
             ("in the last tenth", f"{memory.at_the_end:.1f}"),
             ("peak", f"{memory.peak:.1f}"),
+        ],
+    )
+    print_table(
+        "from due to answered, requests of 1 to 32 texts",
+        ("of", "ms"),
+        [
+            (f"p50 of {waits.count}", f"{waits.p50:.1f}"),
+            ("p99", f"{waits.p99:.1f}"),
+            *[(f"p99 of window {k + 1} of {len(waits.windows)}", f"{p99:.1f}") for k, p99 in enumerate(waits.windows)],
         ],
     )
     print_table(

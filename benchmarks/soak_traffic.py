@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -216,25 +215,20 @@ class GrpcUser:
         await self._channel.close()
 
 
-async def use(user: HttpUser | GrpcUser, texts: Sequence[SoakText], rng: np.random.Generator, end: float) -> None:
-    """One user's requests, one after the other, until ``end`` on ``time.monotonic``."""
-    names, weights = list(KINDS), list(KINDS.values())
-    faults = 0
-    while time.monotonic() < end:
-        if user.books.faults.total() > faults:
-            faults = user.books.faults.total()
-            await asyncio.sleep(0.1)  # a dead server is not to be stormed
-        kind = names[rng.choice(len(names), p=weights)]
-        rows = int(MOST_ROWS ** rng.random())
-        asked = [texts[i] for i in rng.integers(len(texts), size=rows)]
-        if kind == "answer":
-            await user.answer(kind, asked)
-        elif kind == "deadline":
-            await user.deadline(asked)
-        elif kind == "cancel":
-            await user.cancel(asked)
-        else:
-            await user.wrong_input()
+async def use_once(user: HttpUser | GrpcUser, texts: Sequence[SoakText], rng: np.random.Generator) -> str:
+    """One request of the mix; its kind, once it has ended."""
+    kind = str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    rows = int(MOST_ROWS ** rng.random())
+    asked = [texts[i] for i in rng.integers(len(texts), size=rows)]
+    if kind == "answer":
+        await user.answer(kind, asked)
+    elif kind == "deadline":
+        await user.deadline(asked)
+    elif kind == "cancel":
+        await user.cancel(asked)
+    else:
+        await user.wrong_input()
+    return kind
 
 
 def _deadline(rng: np.random.Generator) -> float:
