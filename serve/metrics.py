@@ -10,13 +10,13 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     generate_latest,
 )
 
 from ..bundle.errors import NlpdeployError
 from .admission import Refusal
+from .histogram import HistogramVector
 
 SECONDS = (
     0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.010, 0.015, 0.020, 0.030, 0.045, 0.060, 0.080, 0.100, 0.120, 0.160,
@@ -52,8 +52,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
 
-        def histogram(name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(f"nlpdeploy_{name}", text, labels, registry=self.registry, buckets=buckets)
+        def histogram(name: str, text: str, labels: tuple[str, ...], bounds: tuple[float, ...]) -> HistogramVector:
+            return HistogramVector(f"nlpdeploy_{name}", text, labels, bounds, self.registry)
 
         def counter(name: str, text: str, labels: tuple[str, ...]) -> Counter:
             return Counter(f"nlpdeploy_{name}", text, labels, registry=self.registry)
