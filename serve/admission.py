@@ -10,14 +10,14 @@ import enum
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..bundle.errors import Overloaded, TooLarge, Unavailable
 from .job import Job
-from .scheduler import Scheduler, Ticket
+from .scheduler import Scheduler
+from .ticket import Batch, Ticket
 
-Batch = list[Ticket[Job]]
 LEAST_RETRY = 0.010
 """Seconds; a shorter hint would only make the caller spin."""
 
@@ -30,6 +30,7 @@ class Refusal(enum.StrEnum):
     TOO_LARGE = "too_large"
     FORECAST = "deadline_forecast"
     EXPIRED = "deadline_passed"
+    UNREACHABLE = "deadline_unreachable"
     CANCELLED = "cancelled"
     NOT_READY = "not_ready"
     DRAINING = "draining"
@@ -57,20 +58,24 @@ class AdmissionQueue:
         scheduler: chooses; used under this queue's lock only.
         limits: how much may wait.
         refused: told of each refusal at the door.
-        lanes: number of engine workers that take from it side by side.
+        dropped: told of each job whose deadline can't be met any more: nothing more of it will run. Called on the
+            engines' threads, this queue's lock held.
     """
 
     def __init__(
-        self, scheduler: Scheduler[Job], limits: Limits, refused: Callable[[Refusal], None], lanes: int = 1
+        self,
+        scheduler: Scheduler[Job],
+        limits: Limits,
+        refused: Callable[[Refusal], None],
+        dropped: Callable[[Job], None],
     ) -> None:
-        self._lanes = lanes
         self._scheduler = scheduler
         self._limits = limits
         self._refused = refused
+        self._dropped = dropped
         self._changed = threading.Condition()
         self._held = 0
         self._closed = False
-        self._running: dict[int, float] = {}
 
     def depth(self) -> tuple[int, int]:
         """Rows and tokens that wait now; rows include those still being tokenised."""
@@ -78,9 +83,7 @@ class AdmissionQueue:
 
     def stuck(self, now: float) -> bool:
         """Whether all engine calls hang and what waits, or comes, finds no lane free."""
-        ends = tuple(self._running.values())
-        nobody_free = len(ends) >= self._lanes or len(self._scheduler) > 0
-        return bool(ends) and nobody_free and max(ends) + self._limits.stuck < now
+        return self._scheduler.stuck(now, self._limits.stuck)
 
     def check_rows(self, rows: int) -> None:
         """Refuse a request of more rows than may ever wait, before anything is made for each of them.
@@ -126,8 +129,10 @@ class AdmissionQueue:
                 return
             self._check_open()
             self._check_tokens(tokens)
-            self._check_deadline(job, tokens, now)
-            job.tickets = [Ticket(len(row), now, job.deadline, job, index) for index, row in enumerate(job.rows)]
+            priority = job.question.priority
+            tickets = [Ticket(len(row), now, job.deadline, job, i, priority) for i, row in enumerate(job.rows)]
+            self._check_deadline(tickets, now)
+            job.tickets = tickets
             for ticket in job.tickets:
                 self._scheduler.add(ticket)
             self._changed.notify()
@@ -135,19 +140,17 @@ class AdmissionQueue:
     def withdraw(self, job: Job) -> None:
         """Forget what of a job has not started; afterwards none of it will."""
         with self._changed:
-            job.withdrawn = True
-            self._held -= job.queued
-            job.queued = 0
-            for ticket in job.tickets:
-                self._scheduler.discard(ticket)
-            job.tickets = []  # they point back at the job: without the circle both go at once
+            self._withdraw(job)
 
-    def take(self) -> Batch | None:
+    def take(self) -> Batch[Job] | None:
         """Wait for the next batch to run; None once the queue is closed. :meth:`finished` follows each batch."""
         with self._changed:
             while not self._closed:
                 now = time.monotonic()
                 batch = self._scheduler.next_batch(now)
+                for job in {ticket.owner: None for ticket in self._scheduler.take_dropped()}:
+                    self._withdraw(job)
+                    self._dropped(job)
                 if batch:
                     self._start(batch, now)
                     if len(self._scheduler):
@@ -157,10 +160,9 @@ class AdmissionQueue:
                 self._changed.wait(None if wake is None else max(wake - now, 0.0))
             return None
 
-    def finished(self, batch: Batch, seconds: float | None) -> None:
+    def finished(self, batch: Batch[Job], seconds: float | None) -> None:
         """A worker has run a batch in so many seconds; None where it failed."""
         with self._changed:
-            self._running.pop(id(batch), None)
             self._scheduler.finished(batch, seconds, time.monotonic())
 
     def close(self) -> None:
@@ -171,17 +173,20 @@ class AdmissionQueue:
 
     # -- inside, the lock held ----------------------------------------------------------------------------------------
 
-    def _start(self, batch: Batch, now: float) -> None:
-        for ticket in batch:
+    def _withdraw(self, job: Job) -> None:
+        job.withdrawn = True
+        self._held -= job.queued
+        job.queued = 0
+        for ticket in job.tickets:
+            self._scheduler.discard(ticket)
+        job.tickets = []  # they point back at the job: without the circle both go at once
+
+    def _start(self, batch: Batch[Job], now: float) -> None:
+        for ticket in batch.tickets:
             job = ticket.owner
             job.queued -= 1
             job.dispatched_at = job.dispatched_at or now
         self._held -= len(batch)
-        self._running[id(batch)] = now + self._scheduler.batch_seconds(batch)
-
-    def _wait_seconds(self, now: float, tokens: int = 0, rows: int = 0) -> float:
-        running = sum(max(end - now, 0.0) for end in self._running.values())
-        return (running + self._scheduler.backlog_seconds(more_tokens=tokens, more_rows=rows)) / self._lanes
 
     def _check_open(self) -> None:
         if self._closed:
@@ -197,16 +202,15 @@ class AdmissionQueue:
             self._refused(Refusal.QUEUE_TOKENS)
             raise self._overloaded("queue is full", f"{self._scheduler.tokens} tokens waiting", f"{limit}")
 
-    def _check_deadline(self, job: Job, tokens: int, now: float) -> None:
-        # With an idle lane and nothing ahead it is let in whatever the forecast says: a stale forecast is mended by
-        # trying only.
-        if math.isinf(job.deadline) or not (len(self._scheduler) or len(self._running) >= self._lanes):
+    def _check_deadline(self, tickets: Sequence[Ticket[Job]], now: float) -> None:
+        if not tickets or math.isinf(tickets[0].deadline):
             return
-        wait, left = self._wait_seconds(now, tokens, len(job.rows)), job.deadline - now
-        if wait > left:
+        wait = self._scheduler.refusal(tickets, now)
+        if wait is not None:
+            left = max(tickets[0].deadline - now, 0.0)
             self._refused(Refusal.FORECAST)
-            raise self._overloaded("the deadline can't be met", f"a wait of {wait:.3f} s", f"{max(left, 0):.3f} s")
+            raise self._overloaded("the deadline can't be met", f"a wait of {wait:.3f} s", f"{left:.3f} s")
 
     def _overloaded(self, what: str, found: str, wanted: str) -> Overloaded:
-        retry = max(self._wait_seconds(time.monotonic()), LEAST_RETRY)
+        retry = max(self._scheduler.drain_seconds(time.monotonic()), LEAST_RETRY)
         return Overloaded(what, found=found, wanted=f"at most {wanted}", retry_after=retry)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
+from statistics import median
 
 from ..bundle.evidence import LatencyCurve
 
@@ -11,19 +12,21 @@ DEFAULT_CURVE = LatencyCurve(base=1e-3, per_token=2e-5, per_row=0.0, per_square=
 
 WEIGHT = 0.1
 """Share of the newest measurement in the correction: about twenty calls forget a change of the machine's mood."""
+OUTLIER = 4.0
+"""A call this many times off its forecast says no more than that: a hiccup is no new speed."""
 
 
 class Forecast:
-    """The curve from export, corrected by the ratio of measured to forecast times.
+    """A curve, corrected by the ratio of measured to forecast times.
 
-    The correction is a running geometric mean, so that a call ten times too slow and one ten times too fast cancel.
+    The correction is a running geometric mean, so that a call twice too slow and one twice too fast cancel.
 
     Args:
         curve: the engine's fitted curve; None for one that was never measured.
     """
 
     def __init__(self, curve: LatencyCurve | None) -> None:
-        self._curve = curve or DEFAULT_CURVE
+        self.curve = curve or DEFAULT_CURVE
         self._correction = 1.0
 
     @property
@@ -32,18 +35,22 @@ class Forecast:
         return self._correction
 
     def seconds(self, elements: int, rows: int) -> float:
-        """One call with ``rows`` rows padded to ``elements`` elements altogether."""
-        return self._correction * self._curve.seconds(elements, rows)
-
-    def backlog(self, tokens: int, rows: int, *, max_tokens: int, max_rows: int) -> float:
-        """All calls that ``rows`` waiting rows with ``tokens`` tokens altogether need, in full batches, one engine."""
-        if rows == 0:
-            return 0.0
-        calls = math.ceil(max(tokens / max_tokens, rows / max_rows))
-        return calls * self.seconds(math.ceil(tokens / calls), math.ceil(rows / calls))
+        """One call of ``rows`` rows and ``elements`` elements altogether (``runtime.batching.call_size``)."""
+        return self._correction * self.curve.seconds(elements, rows)
 
     def observe(self, elements: int, rows: int, seconds: float) -> None:
         """Learn from one finished call."""
-        expected = self._curve.seconds(elements, rows)
+        expected = self.seconds(elements, rows)
         if seconds > 0 and expected > 0:
-            self._correction = self._correction ** (1 - WEIGHT) * (seconds / expected) ** WEIGHT
+            ratio = min(max(seconds / expected, 1 / OUTLIER), OUTLIER)
+            self._correction *= ratio**WEIGHT
+
+    def correct(self, measured: Iterable[tuple[int, int, float]]) -> None:
+        """Set the correction by calls measured at start: the median of measured over fitted time.
+
+        Args:
+            measured: elements, rows and seconds of each.
+        """
+        ratios = [seconds / self.curve.seconds(elements, rows) for elements, rows, seconds in measured]
+        if ratios:
+            self._correction = median(ratios)

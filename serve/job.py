@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from ..bundle.errors import NlpdeployError
 from ..runtime.text import Row
-from .scheduler import Ticket
+from .ticket import Priority, Ticket
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Question:
         pairs: second texts of pairs; None for a model of single texts.
         rows: tokens sent by the caller instead of text.
         outputs: names of the outputs wanted, in order.
+        priority: who goes first.
     """
 
     texts: Sequence[str]
     pairs: Sequence[str] | None
     rows: Sequence[Row] | None
     outputs: tuple[str, ...]
+    priority: Priority = Priority.NORMAL
 
     def __len__(self) -> int:
         return len(self.texts) if self.rows is None else len(self.rows)

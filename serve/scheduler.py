@@ -1,212 +1,311 @@
-"""Which waiting rows go into the next engine call. Pure policy: the clock is an argument; no model, no threads.
+"""Which waiting rows go into the next engine call, and who may join them. Pure policy: the clock is an argument; no
+model, no threads.
 
-Each row has a *due* time: the earlier of its deadline and its arrival plus the policy's patience. The row with the
-earliest due time leads the next batch, so nobody starves: only rows that arrive within a row's patience can ever come
-before it. The leader takes its neighbours by length along for as long as running them together is forecast to be
-faster than apart, within the budgets.
+Each row has a rank: the earlier of its deadline and its arrival plus the policy's patience; a row of normal priority
+stands a head start behind. The row of the least rank leads the next batch, so nobody starves: only rows that come
+within a row's patience (of high priority: within the head start more) can ever go before it. Who goes along with the
+leader is up to the row layout (``grouping``).
+
+A row that can't be answered in time any more is dropped instead of run. While more waits than the next call holds, that
+is so once a full call would end too late: a call cut short for one row would cost all the others their time. Where no
+lane runs and nothing else can be met, one such row is tried all the same, since only trying mends a stale forecast.
 
 An engine that has just answered many clients would take the first of them back alone while the others are on their
 way. So a batch lingers, but only where company is likely: right after a batch of more than twice as many rows. Any
 other row that finds an engine idle starts at once, whatever the other engines do: rows that come while all are busy
-gather by themselves.
+gather by themselves. What finds several lanes idle is shared out among them, or runs on the wide engine where that is
+forecast to be clearly faster; while it does, the lanes wait.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from bisect import bisect_left, insort
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from ..bundle.specs import Layout
+from ..runtime.batching import call_size
+from .agenda import Agenda
 from .forecast import Forecast
+from .grouping import Grouping, Packed, Padded
+from .policy import Policy
+from .ticket import Batch, Priority, Ticket
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class Policy:
-    """The limits of a batch and of the waiting for it.
-
-    Attributes:
-        max_tokens: budget of a batch in padded elements (rows x longest), which bounds the memory of a call; a single
-            longer row goes alone.
-        max_rows: most rows of a batch.
-        max_seconds: a batch grows no further once its forecast passes this, so that the rows behind it don't wait long.
-        linger: longest wait for company, seconds; the policy waits less where company saves less.
-        patience: after this many seconds a row goes before all later ones, whatever their deadlines.
-    """
-
-    max_tokens: int = 4096
-    max_rows: int = 32
-    max_seconds: float = 0.030
-    linger: float = 0.0015
-    patience: float = 0.100
-
-
-@dataclass(eq=False, slots=True)
-class Ticket(Generic[T]):
-    """One waiting row.
-
-    Attributes:
-        length: tokens.
-        arrived: when it joined, monotonic seconds.
-        deadline: when its answer is worthless; infinity where there is no such time.
-        owner: whoever wants the answer.
-        index: which of the owner's rows it is.
-    """
-
-    length: int
-    arrived: float
-    deadline: float
-    owner: T
-    index: int = 0
-    number: int = field(default=-1, repr=False)
-    """Place in the order of arrival while it waits; -1 before and after."""
+CLEARLY = 0.8
+"""What must be left of a call's time before it is worth another way of running it."""
+MARGIN = 1.15
+"""Calls that take this much longer than forecast are common; a row needs so much time for its call."""
+LENIENCY = 0.12
+"""Share of its forecast wait that a newcomer is spared at the door: what waits now may yet be withdrawn or dropped, and
+the forecast err; whom it was spared in vain is dropped unrun."""
+WASTE_WEIGHT = 0.05
+"""Share of the newest call in the waste: about forty calls forget another mix of lengths."""
 
 
 class Scheduler(Generic[T]):
-    """The waiting rows of one model and the choice among them.
+    """The waiting rows of one model, the calls under way, and the choice of the next one.
 
     Args:
         policy: limits.
-        forecast: of the engine; told of every finished call.
+        forecast: of one lane; told of every call that a lane has finished.
+        layout: how the engine wants its rows.
+        lanes: engines that take batches side by side.
+        wide: forecast of the same engine on all the cores; None where there is none.
     """
 
-    def __init__(self, policy: Policy, forecast: Forecast) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        forecast: Forecast,
+        *,
+        layout: Layout = Layout.PADDED,
+        lanes: int = 1,
+        wide: Forecast | None = None,
+    ) -> None:
         self.policy = policy
         self.forecast = forecast
         self.tokens = 0
-        self._by_length: list[tuple[int, int, Ticket[T]]] = []
-        self._by_due: list[tuple[float, int, Ticket[T]]] = []
+        self.running: list[Batch[T]] = []
+        self._layout = layout
+        self._lanes = lanes
+        self._wide = wide
+        self._agenda: Agenda[T] = Agenda()
+        kind: type[Grouping[T]] = Packed if layout is Layout.PACKED else Padded
+        self._grouping = kind(policy, forecast)
+        self._rows = 0
         self._numbers = 0
         self._last_rows = 0
         self._last_finish = -math.inf
+        self._wake: float | None = None
+        self._dropped: list[Ticket[T]] = []
+        self._waste = 1.0
 
     def __len__(self) -> int:
         """Rows that wait."""
-        return len(self._by_length)
+        return self._rows
+
+    def in_order(self) -> list[Ticket[T]]:
+        """The waiting rows in the order of service."""
+        return list(self._agenda)
 
     def add(self, ticket: Ticket[T]) -> None:
         """Let a row wait."""
         self._numbers += 1
         ticket.number = self._numbers
-        due = min(ticket.deadline, ticket.arrived + self.policy.patience)
-        insort(self._by_length, (ticket.length, ticket.number, ticket))
-        heapq.heappush(self._by_due, (due, ticket.number, ticket))
+        ticket.rank = self.policy.rank(ticket.arrived, ticket.deadline, ticket.priority)
+        ticket.work = self._grouping.share(ticket.length)
+        self._agenda.add(ticket)
         self.tokens += ticket.length
+        self._rows += 1
 
     def discard(self, ticket: Ticket[T]) -> None:
         """Take a row away unrun; one that doesn't wait is left as it is."""
         if ticket.number >= 0:
-            del self._by_length[self._place(ticket)]
+            self._agenda.remove(ticket)
             ticket.number = -1
             self.tokens -= ticket.length
+            self._rows -= 1
 
-    def next_batch(self, now: float) -> list[Ticket[T]]:
-        """The rows to run now, which stop waiting; empty where nothing waits or company is worth a wait.
+    def next_batch(self, now: float) -> Batch[T] | None:
+        """What an idle lane is to run now, which waits no longer; None where nothing waits or a wait is worth it.
 
-        Rows whose deadline has passed are dropped, never returned: their owners are answered elsewhere. Who runs the
-        batch calls :meth:`finished` afterwards.
+        Rows whose deadline has passed are left out: their owners are answered elsewhere. Those that can't be met any
+        more come out of :meth:`take_dropped`. Who runs the batch calls :meth:`finished` afterwards.
         """
+        self._wake = None
+        if not self._rows or (self._wide and any(batch.wide for batch in self.running)):
+            return None
         leader = self._leader(now)
-        if leader is None or now < self._start_time():
-            return []
-        batch = self._grow(leader, now)
-        for ticket in batch:
+        if leader is None:
+            return None
+        start = self._start_time(leader)
+        if now < start:
+            self._wake = start
+            return None
+        batch = self._batch_of(leader, now)
+        for ticket in batch.tickets:
             self.discard(ticket)
+        if self._rows and not batch.wide:
+            self._learn_waste(batch)
+        self.running.append(batch)
         return batch
 
-    def wake_at(self) -> float | None:
-        """After an empty :meth:`next_batch`: when to ask again if no row comes before; None where nothing waits."""
-        return self._start_time() if self._by_length else None
+    def take_dropped(self) -> list[Ticket[T]]:
+        """The rows dropped since the last call because they can't be answered in time; they wait no longer."""
+        dropped, self._dropped = self._dropped, []
+        return dropped
 
-    def finished(self, batch: list[Ticket[T]], seconds: float | None, now: float) -> None:
+    def wake_at(self) -> float | None:
+        """After a :meth:`next_batch` that gave None: when to ask again if nothing happens before; None for never."""
+        return self._wake
+
+    def finished(self, batch: Batch[T], seconds: float | None, now: float) -> None:
         """An engine has run ``batch`` in ``seconds`` (None where it failed, which says nothing of its speed)."""
+        self.running.remove(batch)
         self._last_rows = len(batch)
         self._last_finish = now
         if seconds is not None:
-            self.forecast.observe(elements(batch), len(batch), seconds)
+            forecast = self._wide if batch.wide and self._wide else self.forecast
+            forecast.observe(batch.elements, batch.rows, seconds)
 
-    def backlog_seconds(self, *, more_tokens: int = 0, more_rows: int = 0) -> float:
-        """Forecast of the time that the waiting rows, and so many more, take one engine."""
-        return self.forecast.backlog(
-            self.tokens + more_tokens,
-            len(self) + more_rows,
-            max_tokens=self.policy.max_tokens,
-            max_rows=self.policy.max_rows,
-        )
+    def stuck(self, now: float, allowed: float) -> bool:
+        """Whether all calls under way are so many seconds past their forecast, and what waits or comes gets no lane."""
+        nobody_free = len(self.running) >= self._lanes or self._rows > 0
+        return bool(self.running) and nobody_free and max(batch.end for batch in self.running) + allowed < now
 
-    def batch_seconds(self, batch: list[Ticket[T]]) -> float:
-        """Forecast of one call."""
-        return self.forecast.seconds(elements(batch), len(batch))
+    def drain_seconds(self, now: float) -> float:
+        """Forecast of the time until all that runs and waits is done."""
+        work = self._agenda.work * self._pace()
+        return self._end_of(work, 0.0, work, self._free_at(now)) - now
 
-    # -- inside -------------------------------------------------------------------------------------------------------
+    def refusal(self, tickets: Sequence[Ticket[T]], now: float) -> float | None:
+        """Whether rows of one owner may not join: their deadline, or for their sake an admitted row's, can't be met.
 
-    def _place(self, ticket: Ticket[T]) -> int:
-        return bisect_left(self._by_length, (ticket.length, ticket.number))
+        Only what is served before the newcomers counts against them, and normal rows are no reason to send high ones
+        away. With an idle lane and nothing that waits they may join whatever the forecast says.
 
-    def _leader(self, now: float) -> Ticket[T] | None:
-        while self._by_due:
-            _, number, ticket = self._by_due[0]
-            if ticket.number == number and ticket.deadline > now:
-                return ticket
-            heapq.heappop(self._by_due)
-            self.discard(ticket)
+        Returns:
+            Seconds of the wait that is too long; None where they may join.
+        """
+        if not self._rows and len(self.running) < self._lanes:
+            return None
+        first, pace, free = tickets[0], self._pace(), self._free_at(now)
+        works = [self._grouping.share(ticket.length) * pace for ticket in tickets]
+        own, last, total = sum(works), works[-1], self._agenda.work * pace
+        rank = self.policy.rank(first.arrived, first.deadline, first.priority)
+        ahead = self._agenda.ahead(rank) * pace
+        lenient = 1 - LENIENCY
+        wait = self._end_of(ahead + own - last, last, total + own, free) - now
+        if wait * lenient > first.deadline - now:
+            return wait
+        all_done = self._end_of(total + own, 0.0, total + own, free) - now
+        high = first.priority is Priority.HIGH
+        for work, one, earliest in self._agenda.behind(rank, now + self.policy.patience if high else math.inf):
+            one *= pace
+            left = (earliest - now) / lenient
+            if left < all_done:
+                with_them = self._end_of(ahead + own, one, total + own, free) - now
+                if self._end_of(ahead, one, total, free) - now <= left < with_them:
+                    return with_them
+            ahead += work * pace
         return None
 
-    def _start_time(self) -> float:
+    # -- the next batch -----------------------------------------------------------------------------------------------
+
+    def _leader(self, now: float) -> Ticket[T] | None:
+        expired, late, leader = [], [], None
+        needed = self._needed()
+        for ticket in self._agenda:
+            if ticket.deadline <= now:
+                expired.append(ticket)
+            elif now + MARGIN * max(needed, self._alone(ticket)) > ticket.deadline:
+                late.append(ticket)
+            else:
+                leader = ticket
+                break
+        for ticket in expired:
+            self.discard(ticket)
+        if leader is None and late and not self.running:
+            return max(late, key=lambda ticket: ticket.deadline)
+        for ticket in late:
+            self.discard(ticket)
+        self._dropped += late
+        return leader
+
+    def _needed(self) -> float:
+        """Seconds of the next call, whoever leads it: of a full one where more than that waits, else 0."""
+        full = self._full()
+        return full if self._agenda.work * self._pace() > full * self._lanes else 0.0
+
+    def _alone(self, ticket: Ticket[T]) -> float:
+        seconds = self._grouping.seconds(ticket.length)
+        if self._wide and not self.running:
+            seconds = min(seconds, self._wide.seconds(*call_size((ticket.length,), self._layout)))
+        return seconds
+
+    def _start_time(self, leader: Ticket[T]) -> float:
         """When the waiting rows may start: -inf for at once."""
         policy = self.policy
-        waiting = len(self._by_length)
-        if waiting >= policy.max_rows or self.tokens >= policy.max_tokens or 2 * waiting >= self._last_rows:
+        if 2 * self._rows >= self._last_rows or self._rows >= policy.max_rows or self.tokens >= policy.max_tokens:
             return -math.inf
-        due, _, leader = self._by_due[0]
-        alone = self.forecast.seconds(leader.length, 1)
+        alone, twice = self.forecast.seconds, call_size((leader.length,) * 2, self._layout)
+        once = self._grouping.seconds(leader.length)
         # A companion saves the engine one call's fixed cost; waiting longer than that would lose more than it wins.
-        linger = min(policy.linger, 2 * alone - self.forecast.seconds(2 * leader.length, 2))
-        return min(self._last_finish + linger, due - alone)
+        linger = min(policy.linger, 2 * once - alone(*twice))
+        return min(self._last_finish + linger, leader.deadline - MARGIN * once)
 
-    def _grow(self, leader: Ticket[T], now: float) -> list[Ticket[T]]:
-        """The leader and its neighbours by length, nearest first, while together is faster than apart."""
-        place = self._place(leader)
-        below = self._alive(range(place - 1, -1, -1), now)
-        above = self._alive(range(place + 1, len(self._by_length)), now)
-        shorter, longer = next(below, None), next(above, None)
-        batch, longest, spent = [leader], leader.length, self.forecast.seconds(leader.length, 1)
-        while (shorter or longer) and len(batch) < self.policy.max_rows:
-            rows = len(batch) + 1
-            # What a neighbour adds: a shorter one is itself padded to the longest, a longer one pads everybody.
-            if longer and (shorter is None or longer.length * rows - longest * len(batch) < longest):
-                newcomer, side = longer, above
-            else:
-                newcomer, side = shorter or leader, below
-            together = self._together(max(longest, newcomer.length), rows, spent, newcomer)
-            # Past a refused neighbour all on its side are farther off, and would be refused too.
-            following = None if together is None else next(side, None)
-            if together is not None:
-                batch.append(newcomer)
-                longest, spent = max(longest, newcomer.length), together
-            if side is above:
-                longer = following
-            else:
-                shorter = following
-        return batch
+    def _batch_of(self, leader: Ticket[T], now: float) -> Batch[T]:
+        idle = self._lanes - len(self.running)
+        if self._wide and not self.running:
+            batch = self._grouped(leader, now, self.policy.max_tokens, self._wide)
+            if len(batch) == self._rows and batch.seconds < CLEARLY * self._side_by_side(batch, idle):
+                batch.wide = True
+                return batch
+        return self._grouped(leader, now, self._budget(leader, idle), self.forecast)
 
-    def _alive(self, places: range, now: float) -> Iterator[Ticket[T]]:
-        return (ticket for place in places if (ticket := self._by_length[place][2]).deadline > now)
+    def _grouped(self, leader: Ticket[T], now: float, budget: int, forecast: Forecast) -> Batch[T]:
+        tickets = self._grouping.company(leader, self._agenda, now, budget)
+        elements, rows = call_size([ticket.length for ticket in tickets], self._layout)
+        seconds = forecast.seconds(elements, rows)
+        return Batch(tickets, elements, rows, seconds, now + seconds)
 
-    def _together(self, longest: int, rows: int, spent: float, newcomer: Ticket[T]) -> float | None:
-        """Forecast of the batch with the newcomer; None where it breaks a budget or is slower than apart."""
-        if longest * rows > self.policy.max_tokens:
-            return None
-        together = self.forecast.seconds(longest * rows, rows)
-        if together > self.policy.max_seconds or together > spent + self.forecast.seconds(newcomer.length, 1):
-            return None
-        return together
+    def _budget(self, leader: Ticket[T], idle: int) -> int:
+        """Elements of the next call: its share where several lanes are idle and that saves time, else the most."""
+        most = self.policy.max_tokens
+        if idle < 2 or self._rows < 2 or self.tokens >= most * idle:
+            return most
+        share = max(math.ceil(self.tokens / idle), leader.length)
+        mean = self.tokens / self._rows
+        whole = self._call_seconds(min(self.tokens, most), mean)
+        return share if self._call_seconds(share, mean) < CLEARLY * whole else most
 
+    def _side_by_side(self, batch: Batch[T], idle: int) -> float:
+        """Forecast of the batch's rows on so many lanes at once."""
+        tokens = batch.tokens()
+        longest = max(ticket.length for ticket in batch.tickets)
+        return self._call_seconds(max(math.ceil(tokens / idle), longest), tokens / len(batch))
 
-def elements(batch: list[Ticket[T]]) -> int:
-    """Elements of the padded tensor: rows x longest."""
-    return len(batch) * max(ticket.length for ticket in batch)
+    def _call_seconds(self, tokens: int, mean: float) -> float:
+        """Forecast of a lane's call of so many tokens in rows of that mean length."""
+        rows = max(1, round(tokens / mean))
+        return self.forecast.seconds(*call_size([math.ceil(tokens / rows)] * rows, self._layout))
+
+    def _learn_waste(self, batch: Batch[T]) -> None:
+        """Calls are never quite full, and padded: how much longer they take than the shares of their rows say."""
+        shares = sum([ticket.work for ticket in batch.tickets]) * self.forecast.correction
+        self._waste += WASTE_WEIGHT * (batch.seconds / shares - self._waste)
+
+    # -- the forecast of a wait ---------------------------------------------------------------------------------------
+
+    def _pace(self) -> float:
+        """Seconds that an engine needs for one second of waiting rows' work."""
+        return self.forecast.correction * self._waste
+
+    def _full(self) -> float:
+        """Forecast of a full call of such rows as wait."""
+        mean = max(1, self.tokens // max(self._rows, 1))
+        return self._grouping.full(mean)[1] * self.forecast.correction
+
+    def _free_at(self, now: float) -> list[float]:
+        """When each lane will be free, the first first."""
+        ends = sorted(max(batch.end, now) for batch in self.running)
+        if self._wide and any(batch.wide for batch in self.running):
+            return [ends[-1]] * self._lanes
+        return [now] * (self._lanes - len(ends)) + ends
+
+    def _end_of(self, ahead: float, own: float, total: float, free: Sequence[float]) -> float:
+        """When a row is answered whose work is ``own`` and that has ``ahead`` before it, of ``total`` that waits.
+
+        The lanes take full calls in turn as they become free; the last call holds what is left. A call that is not full
+        takes longer than its part of a full one, since its fixed cost stays.
+        """
+        full = self._full()
+        calls = int(ahead / full)
+        start = free[calls % self._lanes] + calls // self._lanes * full
+        if own >= full:
+            return start + own
+        least = min(self._grouping.seconds(1), full)
+        filled = min(total - calls * full, full) if total > 0 else 0.0
+        return start + least + filled * (1 - least / full)

@@ -12,15 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ..bundle.errors import EngineFailed, NlpdeployError, Unavailable
+from ..bundle.errors import DeadlineExceeded, EngineFailed, NlpdeployError, Unavailable
 from ..bundle.manifest import EngineEntry
 from ..runtime.predictor import Predictor
 from ..wire.tensors import ModelMetadata
-from .admission import AdmissionQueue, Limits
+from .admission import AdmissionQueue, Limits, Refusal
 from .forecast import Forecast
 from .job import Job
 from .metrics import Metrics
-from .scheduler import Policy, Scheduler, elements
+from .policy import Policy, for_layout
+from .scheduler import Scheduler
 from .statistics import Statistics
 from .worker import EngineWorker, Outcome
 
@@ -69,11 +70,17 @@ class ServedModel:
         self.vocabulary = predictor.encoder.vocabulary_size
         self.entry = entry = _entry(predictor)
         self.forecast = forecast = Forecast(entry.curve if entry else None)
-        self.policy = capacity.policy
+        layout = predictor.engine.layout
+        self.policy = for_layout(capacity.policy, layout, forecast.curve)
+        self.wide_forecast = Forecast(forecast.curve) if predictor.wide else None
         self.metrics = metrics.for_model(self.name, version, self.engine_id)
         self.statistics = Statistics()
+        lanes = len(predictor.lanes)
+        scheduler: Scheduler[Job] = Scheduler(
+            self.policy, forecast, layout=layout, lanes=lanes, wide=self.wide_forecast
+        )
         self.queue = AdmissionQueue(
-            Scheduler(capacity.policy, forecast), capacity.limits, self.metrics.refused, len(predictor.lanes)
+            scheduler, capacity.limits, self.metrics.refused, lambda job: self._call(self._drop, job)
         )
         self._encoders = encoders
         self._loop = asyncio.get_running_loop()
@@ -84,6 +91,7 @@ class ServedModel:
                 engine,
                 self.model,
                 self.queue,
+                wide=predictor.wide,
                 deliver=lambda outcome: self._call(self._settle, outcome),
                 died=lambda error: self._call(self._give_up, error),
             )
@@ -94,8 +102,8 @@ class ServedModel:
             digest=self.digest,
             task=self.model.task.value,
             precision=entry.precision if entry else "fp32",
-            layout=str(predictor.engine.layout),
-            lanes=len(predictor.lanes),
+            layout=str(layout),
+            lanes=lanes,
             token_budget=self.policy.max_tokens,
         )
         self.metrics.watch(
@@ -187,24 +195,31 @@ class ServedModel:
         except Exception as error:  # a bug; nobody may be left to wait for a deadline
             log.error("answers of %s could not be handed on", self, exc_info=error)
             failure = EngineFailed(f"answers of model {self} could not be handed on", found=type(error).__name__)
-            for ticket in outcome.batch:
+            for ticket in outcome.batch.tickets:
                 ticket.owner.fail(failure)
 
     def _hand_on(self, outcome: Outcome) -> None:
         batch, now = outcome.batch, self._loop.time()
-        self.metrics.ran(outcome.seconds, len(batch), elements(batch), sum(ticket.length for ticket in batch))
+        self.metrics.ran(outcome.seconds, len(batch), batch.elements, batch.tokens())
         if outcome.logits is None or outcome.usable is None:
             error = outcome.error or EngineFailed("engine gave no logits")
             log.error("batch of %d rows failed on %s: %s", len(batch), self, error, exc_info=error.__cause__)
-            for ticket in batch:
+            for ticket in batch.tickets:
                 ticket.owner.fail(error)
             return
         self.statistics.ran(len(batch), outcome.seconds)
-        for ticket, logits, usable in zip(batch, outcome.logits, outcome.usable.tolist(), strict=True):
+        for ticket, logits, usable in zip(batch.tickets, outcome.logits, outcome.usable.tolist(), strict=True):
             if usable:
                 ticket.owner.receive(ticket.index, logits, now)
             else:
                 ticket.owner.fail(EngineFailed("NaN or infinity in the logits", found=f"row {ticket.index}"))
+
+    def _drop(self, job: Job) -> None:
+        if not job.settled.done():
+            self.metrics.refused(Refusal.UNREACHABLE)
+            allowed = max(job.deadline - job.accepted, 0.0)
+            found = f"more than {allowed:.3f} s by the forecast"
+            job.fail(DeadlineExceeded("the request can't be answered in time any more", found=found))
 
     def _give_up(self, error: BaseException) -> None:
         log.critical("worker of %s ended", self, exc_info=error)

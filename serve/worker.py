@@ -19,7 +19,9 @@ from ..bundle.specs import ModelSpec
 from ..runtime.batching import lay_out
 from ..runtime.engine import Engine
 from ..runtime.tasks import Floats, finite_rows, shaped_logits
-from .admission import AdmissionQueue, Batch
+from .admission import AdmissionQueue
+from .job import Job
+from .ticket import Batch
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Outcome:
         error: why there are no logits.
     """
 
-    batch: Batch
+    batch: Batch[Job]
     seconds: float
     logits: Floats | None = None
     usable: npt.NDArray[np.bool_] | None = None
@@ -48,6 +50,8 @@ class EngineWorker:
         engine: run by this thread alone.
         model: the model's limits and labels.
         queue: where batches come from.
+        wide: the same engine on all the cores, for batches that ask for it; shared by all workers, since the queue lets
+            nothing run beside such a batch.
         deliver: takes each outcome; called on this thread.
         died: told what ended the thread before the queue was closed; called on this thread.
     """
@@ -58,12 +62,14 @@ class EngineWorker:
         model: ModelSpec,
         queue: AdmissionQueue,
         *,
+        wide: Engine | None = None,
         deliver: Callable[[Outcome], None],
         died: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
         self._model = model
         self._queue = queue
+        self._wide = wide
         self._deliver = deliver
         self._died = died
         # A daemon: an engine that never returns must not keep the process from ending.
@@ -82,17 +88,18 @@ class EngineWorker:
         """Whether batches are still taken."""
         return self._thread.is_alive()
 
-    def run_batch(self, batch: Batch) -> Outcome:
+    def run_batch(self, batch: Batch[Job]) -> Outcome:
         """One engine call."""
-        rows = [ticket.owner.rows[ticket.index] for ticket in batch]
+        rows = [ticket.owner.rows[ticket.index] for ticket in batch.tickets]
+        engine = self._wide if batch.wide and self._wide else self._engine
         started = time.monotonic()
         try:
-            feed = lay_out(rows, self._engine.layout, self._engine.inputs, self._model.pad_id)
-            logits = shaped_logits(self._engine.run(feed), len(rows), len(self._model.labels))
+            feed = lay_out(rows, engine.layout, engine.inputs, self._model.pad_id)
+            logits = shaped_logits(engine.run(feed), len(rows), len(self._model.labels))
         except NlpdeployError as error:
             return Outcome(batch, time.monotonic() - started, error=error)
         except Exception as error:  # noqa: BLE001  (an engine's own kinds of error enter here)
-            failure = EngineFailed(f"engine {self._engine.id} raised {type(error).__name__}")
+            failure = EngineFailed(f"engine {engine.id} raised {type(error).__name__}")
             failure.__cause__ = error
             return Outcome(batch, time.monotonic() - started, error=failure)
         return Outcome(batch, time.monotonic() - started, logits, finite_rows(logits))

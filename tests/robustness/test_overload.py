@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from nlpdeploy.serve.admission import Limits
-from nlpdeploy.serve.scheduler import Policy
+from nlpdeploy.serve.policy import Policy
 from nlpdeploy.serve.served_model import Capacity
 from nlpdeploy.serve.worker import EngineWorker
 from nlpdeploy.wire import codec_proto, oip
@@ -86,7 +86,7 @@ def crowd(tmp_path_factory):
 
     def run_batch(self, batch):
         with lock:
-            run.extend(ticket.owner for ticket in batch)
+            run.extend(ticket.owner for ticket in batch.tickets)
         return whole(self, batch)
 
     capacity = Capacity(Limits(rows=WAITING_ROWS), Policy(max_rows=ROWS_A_CALL))

@@ -13,7 +13,8 @@ from nlpdeploy.runtime.text import Row
 from nlpdeploy.serve.admission import AdmissionQueue, Limits, Refusal
 from nlpdeploy.serve.forecast import Forecast
 from nlpdeploy.serve.job import Job, Question
-from nlpdeploy.serve.scheduler import Policy, Scheduler
+from nlpdeploy.serve.policy import Policy
+from nlpdeploy.serve.scheduler import Scheduler
 
 SLOW = LatencyCurve(base=1.0, per_token=0.0, per_row=0.0, per_square=0.0)
 
@@ -26,7 +27,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 def queue_of(refusals: list[Refusal], lanes: int, limits: Limits | None = None) -> AdmissionQueue:
-    return AdmissionQueue(Scheduler(Policy(), Forecast(SLOW)), limits or Limits(), refusals.append, lanes)
+    return AdmissionQueue(
+        Scheduler(Policy(), Forecast(SLOW), lanes=lanes), limits or Limits(), refusals.append, lambda job: None
+    )
 
 
 def submit(queue: AdmissionQueue, loop: asyncio.AbstractEventLoop, deadline: float = math.inf, rows: int = 1) -> None:

@@ -2,150 +2,79 @@
 
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from nlpdeploy.bundle.evidence import LatencyCurve
+from nlpdeploy.bundle.specs import Layout
 from nlpdeploy.serve.forecast import Forecast
-from nlpdeploy.serve.scheduler import Policy, Scheduler, Ticket, elements
+from nlpdeploy.serve.policy import LEAST_PACKED, MOST_PACKED, Policy, packed_budget
+from nlpdeploy.serve.scheduler import Scheduler
+from nlpdeploy.serve.ticket import Batch, Priority, Ticket
+from support.scheduling import CURVE, Request, Simulation, noisy, scheduler
 
-CURVE = LatencyCurve(base=0.001, per_token=2e-5, per_row=1e-5, per_square=1e-8)
-
-
-def scheduler(policy: Policy | None = None, curve: LatencyCurve | None = CURVE) -> Scheduler[str]:
-    return Scheduler(policy or Policy(), Forecast(curve))
-
-
-def ticket(length: int, arrived: float = 0.0, deadline: float = math.inf, owner: str = "") -> Ticket[str]:
-    return Ticket(length, arrived, deadline, owner)
+SOMEBODY = Request(0.0, math.inf, (1,))
 
 
-@dataclass(frozen=True)
-class Run:
-    """A batch of the simulation: when it started, what was in it, what was waiting."""
-
-    start: float
-    batch: list[Ticket[str]]
-    waiting: list[Ticket[str]]
+def ticket(
+    length: int, arrived: float = 0.0, deadline: float = math.inf, priority: Priority = Priority.NORMAL
+) -> Ticket[Request]:
+    return Ticket(length, arrived, deadline, SOMEBODY, 0, priority)
 
 
-def simulate(plan: Scheduler[str], tickets: list[Ticket[str]], lanes: int = 1) -> list[Run]:
-    """So many engines that take exactly the forecast time, until nothing waits."""
-    coming = sorted(tickets, key=lambda t: t.arrived)
-    waiting: list[Ticket[str]] = []
-    running: list[tuple[float, float, list[Ticket[str]]]] = []
-    runs, now = [], 0.0
-    while coming or len(plan):
-        while coming and coming[0].arrived <= now:
-            waiting.append(coming[0])
-            plan.add(coming.pop(0))
-        for end, seconds, batch in [run for run in running if run[0] <= now]:
-            running.remove((end, seconds, batch))
-            plan.finished(batch, seconds, now)
-        idle = len(running) < lanes
-        batch = plan.next_batch(now) if idle else []
-        waiting = [t for t in waiting if t.deadline > now]
-        if batch:
-            runs.append(Run(now, batch, waiting))
-            waiting = [t for t in waiting if t not in batch]
-            seconds = plan.batch_seconds(batch)
-            running.append((now + seconds, seconds, batch))
-            continue
-        wake = plan.wake_at() if idle else None
-        moments = [wake, coming[0].arrived if coming else None, min((run[0] for run in running), default=None)]
-        moments = [moment for moment in moments if moment is not None]
-        assert not moments or min(moments) > now, "the scheduler asks to be woken in the past and does nothing"
-        now = min(moments, default=now)
-    return runs
+def waiting(plan: Scheduler[Request], *tickets: Ticket[Request]) -> Scheduler[Request]:
+    for one in tickets:
+        plan.add(one)
+    return plan
 
 
-def due(policy: Policy, row: Ticket[str]) -> float:
-    return min(row.deadline, row.arrived + policy.patience)
+def batch(plan: Scheduler[Request], now: float) -> list[Ticket[Request]]:
+    """Rows of the next batch, which is left running; none where there is no batch."""
+    found = plan.next_batch(now)
+    return found.tickets if found else []
 
 
-rows = st.builds(
-    lambda length, arrived, allowed: ticket(length, arrived, arrived + allowed),
-    st.integers(1, 512),
-    st.floats(0, 0.2),
-    st.one_of(st.just(math.inf), st.floats(0.001, 0.5)),
-)
-policies = st.builds(
-    Policy,
-    max_tokens=st.sampled_from([64, 512, 4096]),
-    max_rows=st.sampled_from([1, 4, 32]),
-    max_seconds=st.sampled_from([0.005, 0.03, 1.0]),
-    linger=st.sampled_from([0.0, 0.0015]),
-    patience=st.sampled_from([0.005, 0.1]),
-)
+def started(plan: Scheduler[Request], now: float) -> Batch[Request]:
+    found = plan.next_batch(now)
+    assert found is not None
+    return found
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(rows, max_size=60), policies, st.sampled_from([1, 2, 3]))
-def test_each_row_runs_once_or_expires_within_budgets_and_the_most_urgent_is_never_passed_over(
-    tickets: list[Ticket[str]], policy: Policy, lanes: int
-) -> None:
-    runs = simulate(scheduler(policy), tickets, lanes)
-    ran = [row for run in runs for row in run.batch]
-    assert len(ran) == len(set(map(id, ran)))
-    starts = {id(row): run.start for run in runs for row in run.batch}
-    for row in tickets:
-        if math.isinf(row.deadline):
-            assert id(row) in starts, "a row without a deadline never ran"
-        assert row.arrived <= starts.get(id(row), math.inf)
-    for run in runs:
-        assert len(run.batch) <= policy.max_rows
-        assert len(run.batch) == 1 or elements(run.batch) <= policy.max_tokens
-        assert all(row.deadline > run.start for row in run.batch)
-        assert due(policy, run.batch[0]) == min(due(policy, row) for row in run.waiting)
+def finished_batch_of(plan: Scheduler[Request], count: int, now: float) -> None:
+    waiting(plan, *(ticket(10, arrived=now - 0.01) for _ in range(count)))
+    run = started(plan, now - 0.005)
+    assert len(run) == count
+    plan.finished(run, run.seconds, now)
 
 
-@settings(max_examples=50, deadline=None)
-@given(st.integers(1, 512), st.lists(st.integers(1, 512), min_size=200, max_size=200))
-def test_an_odd_length_does_not_starve_under_a_flood_of_others(odd: int, lengths: list[int]) -> None:
-    policy = Policy(patience=0.05)
-    lonely = ticket(odd, 0.0)
-    flood = [ticket(length, 0.001 * index) for index, length in enumerate(lengths)]
-    runs = simulate(scheduler(policy), [lonely, *flood])
-    start = next(run.start for run in runs if lonely in run.batch)
-    # Rows that arrived after its patience may have come along with others, but never led a batch before it.
-    leaders = [run.batch[0] for run in runs if run.start < start]
-    assert all(due(policy, row) <= policy.patience for row in leaders)
+# -- when ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_lone_row_at_an_idle_engine_starts_at_once() -> None:
-    plan = scheduler()
     row = ticket(10, arrived=1.0)
-    plan.add(row)
-    assert plan.next_batch(1.0) == [row]
+    plan = waiting(scheduler(), row)
+    assert batch(plan, 1.0) == [row]
+    assert plan.next_batch(1.0) is None
     assert plan.wake_at() is None
-
-
-def finished_batch_of(plan: Scheduler[str], count: int, now: float) -> None:
-    for _ in range(count):
-        plan.add(ticket(10, arrived=now - 0.01))
-    batch = plan.next_batch(now - 0.005)
-    plan.finished(batch, plan.batch_seconds(batch), now)
 
 
 def test_after_a_batch_of_several_the_first_to_come_back_waits_for_the_others() -> None:
     plan = scheduler(Policy(linger=0.0015))
     finished_batch_of(plan, 4, now=1.0)
-    plan.add(ticket(10, arrived=1.0001))
-    assert plan.next_batch(1.0001) == []
+    waiting(plan, ticket(10, arrived=1.0001))
+    assert batch(plan, 1.0001) == []
     # No longer than a companion is worth, which is the fixed cost of one call.
     assert plan.wake_at() == pytest.approx(1.0 + CURVE.base)
-    assert len(plan.next_batch(1.0 + 1.01 * CURVE.base)) == 1
+    assert len(batch(plan, 1.0 + 1.01 * CURVE.base)) == 1
 
 
 def test_the_policy_caps_the_wait_where_calls_are_dear() -> None:
     dear = LatencyCurve(base=0.02, per_token=0.0, per_row=0.0, per_square=0.0)
     plan = scheduler(Policy(linger=0.0015), dear)
     finished_batch_of(plan, 4, now=1.0)
-    plan.add(ticket(10, arrived=1.0001))
-    assert plan.next_batch(1.0001) == []
+    waiting(plan, ticket(10, arrived=1.0001))
+    assert batch(plan, 1.0001) == []
     assert plan.wake_at() == pytest.approx(1.0015)
 
 
@@ -153,78 +82,252 @@ def test_the_wait_ends_as_soon_as_half_of_the_last_batch_is_there() -> None:
     plan = scheduler(Policy(linger=0.0015))
     finished_batch_of(plan, 6, now=1.0)
     for moment in (1.0001, 1.0002):
-        plan.add(ticket(10, arrived=moment))
-        assert plan.next_batch(moment) == []
-    plan.add(ticket(10, arrived=1.0003))
-    assert len(plan.next_batch(1.0003)) == 3
+        waiting(plan, ticket(10, arrived=moment))
+        assert batch(plan, moment) == []
+    waiting(plan, ticket(10, arrived=1.0003))
+    assert len(batch(plan, 1.0003)) == 3
 
 
 def test_a_row_that_comes_long_after_a_batch_of_several_does_not_wait() -> None:
     plan = scheduler()
     finished_batch_of(plan, 4, now=1.0)
-    plan.add(ticket(10, arrived=2.0))
-    assert len(plan.next_batch(2.0)) == 1
+    waiting(plan, ticket(10, arrived=2.0))
+    assert len(batch(plan, 2.0)) == 1
 
 
 def test_the_wait_for_company_ends_in_time_for_a_deadline() -> None:
     plan = scheduler(Policy(linger=0.0015))
     finished_batch_of(plan, 6, now=1.0)
-    plan.add(ticket(10, arrived=1.0001, deadline=1.0018))
-    assert plan.next_batch(1.0001) == []
-    assert plan.wake_at() == pytest.approx(1.0018 - plan.forecast.seconds(10, 1))
+    alone = plan.forecast.seconds(10, 1)
+    waiting(plan, ticket(10, arrived=1.0001, deadline=1.0004 + 1.2 * alone))
+    assert batch(plan, 1.0001) == []
+    wake = plan.wake_at()
+    assert wake is not None
+    assert wake < 1.0 + CURVE.base
+    assert wake + alone < 1.0004 + 1.2 * alone
+    assert len(batch(plan, wake)) == 1
 
 
 def test_a_lone_row_at_an_idle_engine_starts_at_once_while_another_one_is_busy() -> None:
-    plan = scheduler()
+    plan = scheduler(lanes=2)
     for moment in (1.0, 1.0005):
         row = ticket(10, arrived=moment)
-        plan.add(row)
-        assert plan.next_batch(moment) == [row]
+        assert batch(waiting(plan, row), moment) == [row]
 
 
 def test_as_many_clients_as_engines_never_wait() -> None:
-    plan, chance = scheduler(), random.Random(5)
+    plan, chance = scheduler(lanes=2), random.Random(5)
     asked = []
     for _ in ("one client", "another"):
         now = chance.random() / 100
         for _ in range(100):
-            row = ticket(chance.randint(1, 512), arrived=now)
-            asked.append(row)
-            now += plan.forecast.seconds(row.length, 1) + chance.random() / 100  # answered, and some time to think
-    runs = simulate(plan, asked, lanes=2)
-    assert all(run.batch == [run.batch[0]] and run.start == run.batch[0].arrived for run in runs)
-    assert len(runs) == len(asked)
+            length = chance.randint(1, 512)
+            asked.append(Request(now, math.inf, (length,)))
+            now += CURVE.seconds(length, 1) + chance.random() / 100  # answered, and some time to think
+    calls = Simulation(plan, 2, noisy(CURVE, 0.0)).run(asked)
+    assert all(len(call.batch) == 1 and call.start == call.batch.tickets[0].arrived for call in calls)
+    assert len(calls) == len(asked)
 
 
-def test_neighbours_by_length_go_together_and_far_lengths_apart() -> None:
-    plan = scheduler()
-    for length in (500, 10, 11, 480, 12, 9):
-        plan.add(ticket(length))
-    first = plan.next_batch(0.0)
-    assert sorted(row.length for row in first) == [480, 500]
+# -- who ----------------------------------------------------------------------------------------------------------
+
+
+def test_padded_neighbours_by_length_go_together_and_far_lengths_apart() -> None:
+    plan = waiting(scheduler(), *(ticket(length) for length in (500, 10, 11, 480, 12, 9)))
+    first = started(plan, 0.0)
+    assert sorted(row.length for row in first.tickets) == [480, 500]
     plan.finished(first, 0.02, 0.02)
-    assert sorted(row.length for row in plan.next_batch(1.0)) == [9, 10, 11, 12]
+    assert sorted(row.length for row in batch(plan, 1.0)) == [9, 10, 11, 12]
+
+
+def test_packed_rows_go_in_the_order_of_arrival_until_the_call_is_full() -> None:
+    plan = scheduler(Policy(max_tokens=64), layout=Layout.PACKED)
+    rows = [ticket(length) for length in (30, 20, 40, 14, 5)]
+    waiting(plan, *rows)
+    first = started(plan, 0.0)
+    assert first.tickets == [rows[0], rows[1], rows[3]]  # 64 tokens; the third doesn't fit, and leads the next
+    assert (first.elements, first.rows) == (64, 1)
+    assert batch(plan, 0.0) == [rows[2], rows[4]]
+
+
+def test_a_packed_text_over_the_budget_goes_alone() -> None:
+    plan = waiting(scheduler(Policy(max_tokens=64), layout=Layout.PACKED), ticket(100), ticket(5))
+    assert [row.length for row in batch(plan, 0.0)] == [100]
+
+
+def test_the_packed_budget_is_the_smallest_call_that_is_nearly_as_good_as_the_best() -> None:
+    flat = LatencyCurve(base=0.001, per_token=1e-5, per_row=0.0, per_square=0.0)
+    squared = LatencyCurve(base=0.0005, per_token=1e-5, per_row=0.0, per_square=4e-8)
+    free = LatencyCurve(base=0.0, per_token=1e-5, per_row=0.0, per_square=0.0)
+    assert packed_budget(flat, 1.0) == 448 < MOST_PACKED  # the fixed cost shrinks for each token as far as it goes
+    assert 64 < packed_budget(squared, 1.0) < 128  # about sqrt(base / per_square) = 112, from below
+    assert packed_budget(free, 1.0) == LEAST_PACKED
+    assert packed_budget(flat, 0.004) <= 300  # 4 ms are 300 tokens
+
+
+def test_what_finds_several_lanes_idle_is_shared_out_where_that_saves_time() -> None:
+    for layout in Layout:
+        plan = waiting(scheduler(layout=layout, lanes=2), *(ticket(16) for _ in range(16)))
+        assert [len(batch(plan, 0.0)), len(batch(plan, 0.0))] == [8, 8]
+    fixed = LatencyCurve(base=0.01, per_token=1e-6, per_row=0.0, per_square=0.0)
+    plan = waiting(scheduler(curve=fixed, lanes=2), *(ticket(16) for _ in range(16)))
+    assert len(batch(plan, 0.0)) == 16
 
 
 def test_an_earlier_deadline_goes_first_and_an_expired_row_never_runs() -> None:
     plan = scheduler(Policy(max_rows=1, patience=10.0))
     expired, late, early = ticket(10, deadline=0.5), ticket(10, deadline=9.0), ticket(10, deadline=3.0)
-    for row in (expired, late, early):
-        plan.add(row)
-    assert [plan.next_batch(1.0), plan.next_batch(2.0), plan.next_batch(2.5)] == [[early], [late], []]
-    assert len(plan) == 0
-    assert plan.tokens == 0
+    waiting(plan, expired, late, early)
+    assert [batch(plan, 1.0), batch(plan, 2.0), batch(plan, 2.5)] == [[early], [late], []]
+    assert (len(plan), plan.tokens, plan.take_dropped()) == (0, 0, [])
+
+
+def test_a_high_priority_goes_first_but_not_before_a_row_that_is_older_by_the_head_start() -> None:
+    plan = scheduler(Policy(max_rows=1, head_start=1.0))
+    old, normal = ticket(10, arrived=0.0), ticket(10, arrived=0.5)
+    high = ticket(10, arrived=1.2, priority=Priority.HIGH)
+    waiting(plan, old, normal, high)
+    assert [batch(plan, 1.2) for _ in range(3)] == [[old], [high], [normal]]
+
+
+def test_high_rows_take_one_another_along_before_normal_ones_of_a_better_length() -> None:
+    plan = scheduler(Policy(max_rows=2))
+    rows = [ticket(10), ticket(10), *(ticket(length, priority=Priority.HIGH) for length in (10, 12))]
+    assert batch(waiting(plan, *rows), 0.0) == rows[2:]
 
 
 def test_a_discarded_row_never_runs_and_counts_no_more() -> None:
-    plan = scheduler()
-    kept, gone = ticket(10), ticket(12)
-    plan.add(kept)
-    plan.add(gone)
-    plan.discard(gone)
-    plan.discard(gone)
-    assert (len(plan), plan.tokens) == (1, 10)
-    assert plan.next_batch(0.0) == [kept]
+    for layout in Layout:
+        kept, gone = ticket(10), ticket(12)
+        plan = waiting(scheduler(layout=layout), kept, gone)
+        plan.discard(gone)
+        plan.discard(gone)
+        assert (len(plan), plan.tokens) == (1, 10)
+        assert batch(plan, 0.0) == [kept]
+
+
+# -- in time ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_company_that_would_make_the_leader_late_stays_behind(layout: Layout) -> None:
+    alone, many = CURVE.seconds(32, 1), CURVE.seconds(192, 1 if layout is Layout.PACKED else 6)
+    leader = ticket(32, deadline=(alone + many) / 2)
+    plan = waiting(scheduler(layout=layout), leader, *(ticket(32) for _ in range(5)))
+    run = started(plan, 0.0)
+    assert run.tickets[0] is leader
+    assert 1 < len(run) < 6
+    assert run.end <= leader.deadline
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_who_would_be_late_with_a_batch_is_not_taken_along_and_the_others_are(layout: Layout) -> None:
+    policy = Policy(patience=0.0)  # in the order of arrival
+    hurried = ticket(32, deadline=1.2 * CURVE.seconds(64, 2))
+    rows = [ticket(32) for _ in range(6)]
+    plan = waiting(scheduler(policy, layout=layout), *rows[:3], hurried, *rows[3:])
+    assert hurried not in batch(plan, 0.0)
+
+
+def test_a_row_that_cannot_be_met_any_more_is_dropped_and_the_others_run() -> None:
+    hopeless, fine = ticket(100, deadline=0.002), ticket(10, deadline=5.0)
+    plan = waiting(scheduler(), hopeless, fine)
+    assert batch(plan, 0.0) == [fine]
+    assert plan.take_dropped() == [hopeless]
+    assert plan.take_dropped() == []
+    assert len(plan) == 0
+
+
+def test_where_nothing_can_be_met_and_nothing_runs_one_is_tried() -> None:
+    plan = waiting(scheduler(), ticket(100, deadline=0.002), ticket(100, deadline=0.0025))
+    tried = started(plan, 0.0)
+    assert [row.deadline for row in tried.tickets] == [0.0025]
+    assert plan.take_dropped() == []
+    plan.finished(tried, 0.0003, 0.0003)
+    assert plan.forecast.correction < 1
+
+
+def test_a_newcomer_is_charged_with_those_before_it_only() -> None:
+    plan = scheduler(Policy(max_rows=1, patience=100.0))
+    waiting(plan, *(ticket(100, deadline=50.0) for _ in range(30)))
+    started(plan, 0.0)
+    once = CURVE.seconds(100, 1)
+    assert plan.refusal([ticket(100, deadline=3 * once)], 0.0) is None  # behind the running one alone
+    wait = plan.refusal([ticket(100, deadline=1.5 * once)], 0.0)
+    assert wait == pytest.approx(2 * once)
+
+
+def test_a_newcomer_that_would_cost_an_admitted_row_its_answer_is_refused_and_a_high_one_is_not() -> None:
+    plan = scheduler(Policy(max_rows=1, patience=0.04))
+    once = CURVE.seconds(100, 1)
+    waiting(plan, ticket(100))
+    started(plan, 0.0)
+    waiting(plan, *(ticket(100, deadline=(k + 2) * once) for k in range(10)))  # each just in time
+    # In time itself after the first two, yet it makes the third late.
+    assert plan.refusal([ticket(100, deadline=3.9 * once)], 0.0) is not None
+    assert plan.refusal([ticket(100, deadline=3.9 * once, priority=Priority.HIGH)], 0.0) is None
+
+
+def test_with_an_idle_lane_and_nothing_that_waits_the_forecast_is_not_asked() -> None:
+    plan = scheduler(lanes=2)
+    assert plan.refusal([ticket(100, deadline=1e-6)], 0.0) is None
+    started(waiting(plan, ticket(100)), 0.0)
+    assert plan.refusal([ticket(100, deadline=1e-6)], 0.0) is None
+    started(waiting(plan, ticket(100)), 0.0)
+    assert plan.refusal([ticket(100, deadline=1e-6)], 0.0) is not None
+
+
+def test_a_request_of_many_rows_is_judged_by_its_last() -> None:
+    plan = scheduler(Policy(max_rows=1))
+    started(waiting(plan, ticket(100)), 0.0)
+    once = CURVE.seconds(100, 1)
+    assert plan.refusal([ticket(100, deadline=6.5 * once)] * 5, 0.0) is None
+    assert plan.refusal([ticket(100, deadline=6.5 * once)] * 8, 0.0) is not None
+
+
+def test_the_backlog_is_forecast_in_full_calls_on_all_lanes() -> None:
+    flat = LatencyCurve(base=0.001, per_token=1e-5, per_row=0.0, per_square=0.0)
+    plan = scheduler(Policy(max_tokens=128), flat, layout=Layout.PACKED, lanes=2)
+    assert plan.drain_seconds(0.0) == pytest.approx(0.0, abs=0.0015)
+    waiting(plan, *(ticket(16) for _ in range(80)))  # 10 full calls, 5 a lane
+    assert plan.drain_seconds(0.0) == pytest.approx(5 * flat.seconds(128, 1), rel=0.25)
+
+
+# -- the wide engine ----------------------------------------------------------------------------------------------
+
+
+def with_wide(factor: float, lanes: int = 2) -> Scheduler[Request]:
+    curve = replace(CURVE, **{name: factor * getattr(CURVE, name) for name in ("base", "per_token", "per_square")})
+    return scheduler(layout=Layout.PACKED, lanes=lanes, wide=Forecast(curve))
+
+
+def test_a_lone_long_row_runs_wide_where_that_is_clearly_faster_and_the_lanes_wait() -> None:
+    plan = waiting(with_wide(0.6), ticket(128))
+    run = started(plan, 0.0)
+    assert run.wide
+    waiting(plan, ticket(10, arrived=0.001))
+    assert plan.next_batch(0.001) is None
+    assert plan.wake_at() is None
+    plan.finished(run, run.seconds, 0.002)
+    assert not started(plan, 0.002).wide or len(plan) == 0
+
+
+def test_wide_is_not_taken_for_a_small_gain_nor_while_a_lane_runs_nor_where_the_lanes_share_as_fast() -> None:
+    assert not started(waiting(with_wide(0.9), ticket(128)), 0.0).wide
+    plan = waiting(with_wide(0.6), ticket(128))
+    started(plan, 0.0).wide = False  # as if a lane had it
+    assert not started(waiting(plan, ticket(128)), 0.0).wide
+    assert not started(waiting(with_wide(0.6), *(ticket(64) for _ in range(4))), 0.0).wide
+
+
+def test_each_engine_has_a_forecast_of_its_own() -> None:
+    plan = waiting(with_wide(0.6), ticket(128))
+    run = started(plan, 0.0)
+    plan.finished(run, 4 * run.seconds, 1.0)
+    assert plan.forecast.correction == 1.0
+
+
+# -- the forecast -------------------------------------------------------------------------------------------------
 
 
 def test_the_forecast_learns_the_speed_of_the_machine() -> None:
@@ -236,8 +339,7 @@ def test_the_forecast_learns_the_speed_of_the_machine() -> None:
     assert forecast.seconds(400, 4) == pytest.approx(3 * CURVE.seconds(400, 4), rel=0.01)
 
 
-def test_a_backlog_is_forecast_in_full_batches() -> None:
-    forecast = Forecast(LatencyCurve(base=0.001, per_token=1e-5, per_row=0.0, per_square=0.0))
-    assert forecast.backlog(0, 0, max_tokens=1000, max_rows=32) == 0.0
-    assert forecast.backlog(3000, 30, max_tokens=1000, max_rows=32) == pytest.approx(3 * (0.001 + 0.01))
-    assert forecast.backlog(640, 64, max_tokens=1000, max_rows=32) == pytest.approx(2 * (0.001 + 0.0032))
+def test_one_hiccup_says_little() -> None:
+    forecast = Forecast(CURVE)
+    forecast.observe(100, 4, 1000.0)
+    assert forecast.correction < 1.2
