@@ -1,4 +1,4 @@
-"""Runs an OpenVINO engine on mixed shapes in a process of its own and writes its memory: ``python -m support.shapes FILE``."""
+"""Runs an OpenVINO engine on mixed shapes in a process of its own: ``python -m support.shapes FILE CALLS LOOK …``."""
 
 from __future__ import annotations
 
