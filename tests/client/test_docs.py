@@ -26,6 +26,7 @@ from support.engines import LABELS
 from support.fronts import serving_fronts
 
 ROOT = Path(__file__).parents[2]
+PAGES = ("docs/clients.md", "docs/protocol.md")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 GRPCURL_FLAGS = {"-plaintext": 0, "-d": 1, "-max-time": 1}
 """Flags in use and how many words follow each (README of fullstorydev/grpcurl)."""
@@ -52,7 +53,7 @@ def here(text, fronts):
 
 def commands(program):
     """(command, first line of what it is shown to print) of each command line that starts with that program."""
-    for _, text in blocks("console", "docs/clients.md"):
+    for _, text in blocks("console", *PAGES):
         lines = text.splitlines()
         while lines:
             command = lines.pop(0).removeprefix("$ ")
@@ -75,7 +76,7 @@ def shape(value):
 
 
 PYTHON = [
-    *blocks("python", "docs/clients.md"),
+    *blocks("python", *PAGES),
     *[(page, text) for page, text in blocks("python", "README.md") if "8000" in text or "8001" in text],
 ]
 
