@@ -27,8 +27,8 @@ class Catalogue:
         self._opened = self._draining = False
 
     def live(self) -> bool:
-        """Whether the process answers at all."""
-        return True
+        """Whether the process is worth keeping: False once a model's worker has ended, which only a restart mends."""
+        return all(served.alive() for served in self._models.all())
 
     def ready(self) -> bool:
         """Whether all models answer: not with nothing loaded, while loading or draining, or with a dead worker."""

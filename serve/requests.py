@@ -13,6 +13,7 @@ from ..bundle.specs import ModelSpec
 from ..runtime.text import Row
 from ..wire.tensors import InferRequest, Parameter, Tensor
 from .job import Question
+from .ticket import Priority
 
 TOKEN_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 SEGMENTS = 2
@@ -35,24 +36,30 @@ def read_request(request: InferRequest, model: ModelSpec, vocabulary: int) -> Qu
 
     Raises:
         InvalidInput: an input missing, unknown or given twice; a wrong dtype or shape; text that is no UTF-8; token ids
-            out of range; an unknown output.
+            out of range; an unknown output; a priority that is none.
     """
     inputs = {tensor.name: tensor for tensor in request.inputs}
     if len(inputs) != len(request.inputs):
         raise InvalidInput("inputs", found="one name twice", wanted="each name once")
     by_tokens = "input_ids" in inputs
     outputs = _wanted_outputs(request.outputs, model, by_tokens=by_tokens)
+    priority = read_priority(request.parameters)
     if by_tokens:
         _check_names(inputs, required=("input_ids",), allowed=TOKEN_INPUTS)
-        return Question((), None, _token_rows(inputs, model, vocabulary), outputs)
+        return Question((), None, _token_rows(inputs, model, vocabulary), outputs, priority)
     names = tuple(spec.name for spec in model.text_inputs())
     _check_names(inputs, required=names, allowed=names)
     texts = _texts(inputs["text"])
     pairs = _texts(inputs["text_pair"]) if model.pair else None
-    return text_question(texts, pairs, outputs)
+    return text_question(texts, pairs, outputs, priority)
 
 
-def text_question(texts: Sequence[str], pairs: Sequence[str] | None, outputs: tuple[str, ...]) -> Question:
+def text_question(
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    outputs: tuple[str, ...],
+    priority: Priority = Priority.NORMAL,
+) -> Question:
     """A question by text.
 
     Raises:
@@ -60,7 +67,7 @@ def text_question(texts: Sequence[str], pairs: Sequence[str] | None, outputs: tu
     """
     if pairs is not None and len(pairs) != len(texts):
         raise InvalidInput("text_pair", found=f"{len(pairs)} texts", wanted=f"{len(texts)}, as many as text")
-    return Question(texts, pairs, None, outputs)
+    return Question(texts, pairs, None, outputs, priority)
 
 
 def read_body(body: object, model: ModelSpec) -> tuple[Question, bool]:
@@ -94,6 +101,18 @@ def read_timeout(parameters: Mapping[str, Parameter]) -> float:
     if timeout >= 2**64:
         raise InvalidInput("parameter timeout", found="an integer of more than 64 bits", wanted="microseconds")
     return timeout / 1e6 if timeout else math.inf
+
+
+def read_priority(parameters: Mapping[str, Parameter]) -> Priority:
+    """The ``priority`` parameter: 1 goes first; 0 is the default as in Triton, and all from 2 on are normal.
+
+    Raises:
+        InvalidInput: no whole number, or negative.
+    """
+    priority = parameters.get("priority", 0)
+    if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
+        raise InvalidInput("parameter priority", found=repr(priority)[:40], wanted="1 for high, 0 or 2 for normal")
+    return Priority.HIGH if priority == Priority.HIGH else Priority.NORMAL
 
 
 def _check_names(given: Mapping[str, object], *, required: tuple[str, ...], allowed: tuple[str, ...]) -> None:

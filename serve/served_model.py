@@ -120,8 +120,12 @@ class ServedModel:
 
     def ready(self) -> bool:
         """Whether it answers: no worker has ended, and not every lane hangs in a call."""
-        alive = self._failure is None and all(worker.alive() for worker in self._workers)
-        return alive and not self.queue.stuck(time.monotonic())
+        working = self.alive() and all(worker.alive() for worker in self._workers)
+        return working and not self.queue.stuck(time.monotonic())
+
+    def alive(self) -> bool:
+        """Whether no worker has ended before its queue was closed: one that has never comes back."""
+        return self._failure is None
 
     def idle(self) -> bool:
         """Whether every accepted job is answered."""

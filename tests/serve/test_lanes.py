@@ -121,17 +121,19 @@ def test_drain_waits_for_both_lanes_and_close_frees_both_engines(tmp_path: Path)
                 lane.gate.set()
             assert await draining
             assert await asyncio.gather(*answers) == ["hello", "hello"]
+            assert plane.live()
 
     asyncio.run(main())
     assert [lane.closed for lane in lanes] == [True, True]
 
 
-def test_the_death_of_one_lane_answers_all_and_makes_the_model_not_ready(tmp_path: Path) -> None:
+def test_the_death_of_one_lane_answers_all_and_asks_for_a_restart(tmp_path: Path) -> None:
     gate = threading.Event()
     lanes = [TinyEngine(gate=gate, die_word="book"), TinyEngine(gate=gate, die_word="book")]
 
     async def main() -> None:
         async with serving(tmp_path, lanes) as plane:
+            assert plane.live()
             answers = [asyncio.create_task(label(plane, "book"))]
             await until(lambda: any(lane.batches for lane in lanes))
             answers.append(asyncio.create_task(label(plane, "hello")))
@@ -145,6 +147,7 @@ def test_the_death_of_one_lane_answers_all_and_makes_the_model_not_ready(tmp_pat
             assert set(ends[1:]) <= {"hello", "world", EngineFailed.__name__}
             await until(lambda: not plane.ready())
             assert not plane.model_ready("tiny")
+            assert not plane.live()
             assert await label(plane, "hello") == Unavailable.__name__
             assert sample(plane, "nlpdeploy_open_requests") == 0
 

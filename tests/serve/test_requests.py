@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput
-from nlpdeploy.serve.requests import read_body, read_request, read_timeout
+from nlpdeploy.serve.requests import read_body, read_priority, read_request, read_timeout
+from nlpdeploy.serve.ticket import Priority
 from nlpdeploy.wire.tensors import InferRequest, Tensor
 from support.engines import tiny_model
 from support.tokenizers import TINY_VOCABULARY
@@ -112,3 +113,12 @@ def test_the_timeout_is_in_microseconds_and_0_is_none() -> None:
     for wrong in ("soon", -1, 1.5, True, 2**64, 10**400):
         with pytest.raises(InvalidInput, match="parameter timeout"):
             read_timeout({"timeout": wrong})
+
+
+def test_priority_1_goes_first_and_all_else_is_normal() -> None:
+    assert read_priority({"priority": 1}) is Priority.HIGH
+    for normal in ({}, {"priority": 0}, {"priority": 2}, {"priority": 2**63}):
+        assert read_priority(normal) is Priority.NORMAL
+    for wrong in ("high", -1, 1.0, True):
+        with pytest.raises(InvalidInput, match="parameter priority"):
+            read_priority({"priority": wrong})
