@@ -14,8 +14,9 @@ from nlpdeploy.bundle.specs import ModelSpec
 from nlpdeploy.export.baseline import reference_predictor
 from nlpdeploy.export.timing import call_seconds
 from nlpdeploy.runtime.batching import lay_out, plan, token_budget
+from nlpdeploy.runtime.calls import MAX_ROWS
 from nlpdeploy.runtime.engine import Engine, Feed
-from nlpdeploy.runtime.predictor import MAX_ROWS, load
+from nlpdeploy.runtime.predictor import load
 from nlpdeploy.runtime.text import Row
 
 from .results import print_table

@@ -14,8 +14,9 @@ import numpy as np
 import psutil
 
 from nlpdeploy.runtime.batching import lay_out
+from nlpdeploy.runtime.calls import MAX_ROWS
 from nlpdeploy.runtime.engine import Engine, Feed
-from nlpdeploy.runtime.predictor import MAX_ROWS, Predictor
+from nlpdeploy.runtime.predictor import Predictor
 from nlpdeploy.runtime.text import Row
 
 from .closed_loop import ClientProcess, LoopResult

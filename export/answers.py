@@ -16,8 +16,8 @@ import numpy as np
 from ..bundle.errors import EngineFailed
 from ..bundle.specs import ModelSpec
 from ..runtime.batching import lay_out
+from ..runtime.calls import batches_of, run_rows
 from ..runtime.engine import Engine
-from ..runtime.predictor import batches_of, run_rows
 from ..runtime.tasks import Floats
 from ..runtime.text import Row
 from .grid import Case, evenly

@@ -7,7 +7,8 @@ from pathlib import Path
 from ..bundle.digest import verified_manifest
 from ..bundle.errors import InvalidInput
 from ..runtime.cores import usable_cores
-from ..runtime.predictor import TOKENIZER_FILE, Predictor, fill_cores, golden_row
+from ..runtime.lanes import fill_cores
+from ..runtime.predictor import TOKENIZER_FILE, Predictor, golden_row
 from ..runtime.text import TextEncoder
 from .checkpoint import read_checkpoint
 from .reference import TorchReference

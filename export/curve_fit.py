@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..bundle.compare import quantile
+from ..bundle.curve import curve_of
 from ..bundle.errors import InvalidInput
 from ..bundle.evidence import LatencyCurve
 from ..bundle.specs import Layout, ModelSpec
 from ..runtime.batching import call_size, lay_out, token_budget
+from ..runtime.calls import MAX_ROWS, MAX_TOKENS
 from ..runtime.engine import Engine
-from ..runtime.predictor import MAX_ROWS, MAX_TOKENS
 from ..runtime.text import Row
-from .curve import curve_of
 from .timing import Progress, call_seconds
 
 _CURVE_LENGTHS = (4, 8, 16, 32, 64, 128, 256, 512)

@@ -20,8 +20,8 @@ from ..bundle.errors import EngineFailed, InvalidInput
 from ..bundle.evidence import Latency
 from ..bundle.specs import ModelSpec
 from ..runtime.batching import lay_out
+from ..runtime.calls import MAX_ROWS, batches_of
 from ..runtime.engine import Engine, Feed
-from ..runtime.predictor import MAX_ROWS, batches_of
 from ..runtime.text import Row
 
 Progress = Callable[[str, int, int], None]

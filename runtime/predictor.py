@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +13,19 @@ from ..bundle.compare import deviation
 from ..bundle.digest import verified_manifest
 from ..bundle.errors import EngineFailed, EngineUnavailable, InvalidInput
 from ..bundle.manifest import EngineEntry, Manifest
-from ..bundle.specs import EngineState, Layout, ModelSpec, Task
+from ..bundle.specs import EngineState, ModelSpec, Task
 from ..bundle.store import Store
-from .batching import lay_out, plan, token_budget
+from .calls import run_batches, run_rows
 from .catalogue import load_engine
 from .cores import usable_cores
 from .engine import Engine, EngineOptions
-from .tasks import Floats, checked_logits, decode, top_classes
+from .lanes import LayoutChoice, compare_wide, fill_cores, warm_up
+from .tasks import Floats, decode, top_classes
 from .text import Row, TextEncoder
 
 log = logging.getLogger(__name__)
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
-MAX_ROWS = 32
-MAX_TOKENS = token_budget(Layout.PADDED)
-MAX_LANES = 4
-"""Each lane holds the weights once more."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class Predictor:
         others: the same engine loaded again, for a server that runs several calls at once.
         wide: the same engine on all the cores, for a lone or long request while no lane runs; None where that gains
             nothing.
+        layout_choice: how the lanes and the wide engine were chosen, where a server's were.
     """
 
     def __init__(
@@ -67,12 +65,14 @@ class Predictor:
         engine: Engine,
         others: Sequence[Engine] = (),
         wide: Engine | None = None,
+        layout_choice: LayoutChoice | None = None,
     ) -> None:
         self.manifest = manifest
         self.encoder = encoder
         self.engine = engine
         self.lanes = (engine, *others)
         self.wide = wide
+        self.layout_choice = layout_choice
 
     @property
     def model(self) -> ModelSpec:
@@ -125,45 +125,6 @@ class Predictor:
             engine.close()
 
 
-def run_batches(
-    engine: Engine, rows: Sequence[Row], model: ModelSpec, progress: Callable[[int], None] | None = None
-) -> Floats:
-    """Logits [rows, classes] in the order of ``rows``, computed in the planner's batches of like length.
-
-    Args:
-        engine: any engine.
-        rows: rows in any order.
-        model: the model's labels and pad id.
-        progress: told the number of rows done after each batch.
-
-    Raises:
-        EngineFailed: a non-finite or misshapen answer, or the runtime raised.
-    """
-    answer = np.empty((len(rows), len(model.labels)), dtype=np.float32)
-    done = 0
-    for batch in batches_of([len(row) for row in rows], engine.layout):
-        answer[batch] = run_rows(engine, [rows[i] for i in batch], model)
-        done += len(batch)
-        if progress:
-            progress(done)
-    return answer
-
-
-def batches_of(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
-    """The batches that a layout is run in: of like length where rows are padded, in order where they are packed."""
-    return plan(lengths, max_tokens=token_budget(layout), max_rows=MAX_ROWS, layout=layout)
-
-
-def run_rows(engine: Engine, rows: Sequence[Row], model: ModelSpec) -> Floats:
-    """One engine call: lay out, run, check. Logits [rows, classes] in order.
-
-    Raises:
-        EngineFailed: a non-finite or misshapen answer, or the runtime raised.
-    """
-    feed = lay_out(rows, engine.layout, engine.inputs, model.pad_id)
-    return checked_logits(engine.run(feed), len(rows), len(model.labels))
-
-
 def load(
     bundle: str | Path,
     *,
@@ -179,11 +140,12 @@ def load(
             serves).
         engine: id of an engine; by default the bundle's. A default engine that can't run on this machine is replaced by
             the next ready one that can.
-        threads: intra-op threads of one lane; by default what export found fastest for a lone text on as many cores as
-            there are here, else all cores.
+        threads: intra-op threads of the engine, of each lane; by default what export found fastest for a lone text on
+            as many cores as there are here, else all cores; in a lane one, or more where cores are more than lanes.
         exclusive: nothing else runs on the cores, so waiting threads may spin.
-        all_lanes: load the engine as often as its threads fit into the cores, for calls side by side; each copy holds
-            the model's weights.
+        all_lanes: load the engine as often as its threads fit into the cores, for calls side by side, and beside them a
+            wide one on all the cores where a measurement says that lone or long texts gain clearly from it; each copy
+            holds the model's weights.
 
     Raises:
         NotFound: no bundle there, or no such engine.
@@ -195,13 +157,12 @@ def load(
     encoder = TextEncoder(folder / TOKENIZER_FILE, manifest.model.max_length)
     failures = []
     for entry in _candidates(manifest, engine):
-        cores = usable_cores()
-        wished = threads or lone_threads(entry, cores)
-        lanes, filled = fill_cores(wished, cores) if all_lanes else (1, wished)
-        options = EngineOptions(threads or filled, exclusive)
+        opening = _Opening(entry, folder, manifest, exclusive)
         try:
-            first, *others = _proven_lanes(entry, folder, manifest, options, lanes)
-            return Predictor(manifest, encoder, first, others)
+            if all_lanes:
+                return _with_lanes(opening, encoder, threads)
+            alone = opening.proven(threads or lone_threads(entry, usable_cores()))
+            return Predictor(manifest, encoder, alone)
         except (EngineUnavailable, EngineFailed) as error:
             if engine is not None:
                 raise
@@ -214,12 +175,6 @@ def lone_threads(entry: EngineEntry, cores: int) -> int:
     """Threads that answer a lone text fastest: as export measured, where it had as many cores; else all of them."""
     threads = entry.options.get("lone_threads")
     return int(threads) if threads and entry.options.get("cores") == cores else cores
-
-
-def fill_cores(threads: int, cores: int) -> tuple[int, int]:
-    """Lanes that fill the cores, and the threads of each: as many as wished, or more where lanes would be too many."""
-    lanes = min(max(1, cores // threads), MAX_LANES)
-    return lanes, max(threads, cores // lanes)
 
 
 def bundle_folder(path: Path) -> Path:
@@ -262,20 +217,61 @@ def golden_row(input_ids: Iterable[int], token_type_ids: Iterable[int]) -> Row:
     return Row(np.array(tuple(input_ids), dtype=np.int64), np.array(tuple(token_type_ids), dtype=np.int64))
 
 
-def _proven_lanes(
-    entry: EngineEntry, folder: Path, manifest: Manifest, options: EngineOptions, count: int
-) -> list[Engine]:
-    """The engine, loaded so many times; each has replayed the golden samples, which warms it up too."""
-    lanes: list[Engine] = []
+@dataclass(frozen=True)
+class _Opening:
+    """An engine that is about to be loaded."""
+
+    entry: EngineEntry
+    folder: Path
+    manifest: Manifest
+    exclusive: bool
+
+    def proven(self, threads: int) -> Engine:
+        """The engine; it has replayed the golden samples, which warms it up too."""
+        engine = load_engine(self.entry, self.folder, EngineOptions(threads, self.exclusive))
+        try:
+            replay_golden(engine, self.entry, self.manifest)
+        except BaseException:
+            engine.close()
+            raise
+        return engine
+
+
+def _with_lanes(opening: _Opening, encoder: TextEncoder, threads: int | None) -> Predictor:
+    cores = usable_cores()
+    count, each = fill_cores(threads or 1, cores)
+    layout = LayoutChoice(
+        count, threads or each, None, "the threads were named" if threads else "one lane has all cores"
+    )
+    model = opening.manifest.model
+    opened: list[Engine] = []
     try:
         for _ in range(count):
-            lanes.append(load_engine(entry, folder, options))
-            replay_golden(lanes[-1], entry, manifest)
+            opened.append(opening.proven(layout.threads))
+            warm_up(opened[-1], model)
+        wide = None
+        if threads is None and count > 1 and opening.manifest.golden:
+            wide, layout = _wide(opening, opened[0], cores, layout)
     except BaseException:
-        for engine in lanes:
+        for engine in opened:
             engine.close()
         raise
-    return lanes
+    return Predictor(opening.manifest, encoder, opened[0], opened[1:], wide, layout)
+
+
+def _wide(opening: _Opening, lane: Engine, cores: int, layout: LayoutChoice) -> tuple[Engine | None, LayoutChoice]:
+    """The wide engine where it pays; where it can't be loaded the lanes serve without it."""
+    rows = [golden_row(sample.input_ids, sample.token_type_ids) for sample in opening.manifest.golden]
+    wide = None
+    try:
+        wide = opening.proven(cores)
+        layout = compare_wide(lane, wide, rows, opening.manifest.model, layout, cores)
+    except (EngineUnavailable, EngineFailed) as error:
+        layout = replace(layout, reason=f"an engine on all cores can't be had: {error.line()}")
+    if wide and layout.wide is None:
+        wide.close()
+        wide = None
+    return wide, layout
 
 
 def _candidates(manifest: Manifest, engine: str | None) -> list[EngineEntry]:

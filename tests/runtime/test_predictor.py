@@ -12,8 +12,10 @@ from nlpdeploy.bundle.manifest import EngineEntry, Manifest
 from nlpdeploy.bundle.specs import EngineState, Task
 from nlpdeploy.bundle.store import Store
 from nlpdeploy.runtime import Answer, load
+from nlpdeploy.runtime.calls import run_rows
 from nlpdeploy.runtime.cores import usable_cores
-from nlpdeploy.runtime.predictor import bundle_folder, fill_cores, lone_threads, run_rows
+from nlpdeploy.runtime.lanes import fill_cores
+from nlpdeploy.runtime.predictor import bundle_folder, lone_threads
 from support.engines import KEYWORDS, LABELS, TinyEngine, tiny_model, tiny_predictor
 from support.tiny_bundle import MODEL_FILE, publish_tiny_bundle
 
