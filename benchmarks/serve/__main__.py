@@ -20,7 +20,7 @@ from ..results import machine, write_result
 from ..subject import Subject, add_subject_options, open_subject
 from . import parts
 from .bench import Bench, Options
-from .contenders import PEERS, Contender, set_up
+from .contenders import PEER_ENGINES, PEERS, Contender, set_up
 from .lengths import text_of
 from .loader import loading
 from .plans import RUNS, TOKENIZER, NotRun, Served
@@ -197,7 +197,8 @@ def _wide(
         for i in range(WIDE_TEXTS)
     ]
     try:
-        wide = wide_model(model.checkpoint, texts, subject.ready, make=make)
+        engines = sorted({model.engine, *PEER_ENGINES} & set(subject.ready))
+        wide = wide_model(model.checkpoint, texts, engines, make=make)
     except NotRun as error:
         bench.out[NAME] = f"not run: {error}"
         bench.say(f"{NAME}: not run: {error}")

@@ -16,6 +16,9 @@ from .servers import Plan, Server, StartFailed, started
 Start = Callable[[Sequence[Served]], Plan]
 
 PYTRITON_BF16, PYTRITON_INT8 = "PyTriton, openvino-bf16", "PyTriton, onnx-int8"
+PEER_ENGINES = ("openvino-bf16", "onnx-int8")
+"""The best files for peers: of the runtimes that they serve with, the fastest engines that read padded rows."""
+
 LITSERVE_BF16, TORCHSERVE_EAGER = "LitServe, openvino-bf16", "TorchServe, eager"
 
 
