@@ -107,7 +107,7 @@ def request_parameters(priority: int) -> dict[str, Parameter]:
         InvalidInput: no whole number from 0.
     """
     if isinstance(priority, bool) or not isinstance(priority, int) or priority < 0:
-        raise InvalidInput("priority", found=repr(priority), wanted="1 for high, 2 for low, 0 for the default")
+        raise InvalidInput("priority", found=repr(priority), wanted="1 for high, 0 or 2 for normal")
     return {"priority": priority} if priority else {}
 
 

@@ -118,7 +118,7 @@ class Client:
             text_pair: for models of pairs: the second text, or as many of them.
             scores: bring the scores of all labels too.
             timeout: seconds; by default the client's.
-            priority: 1 goes before others; 0 is the server's default.
+            priority: 1 goes before others; 0 and 2 are normal.
             request_id: goes with the request.
 
         Returns:
@@ -150,7 +150,7 @@ class Client:
             inputs: arrays, or what numpy makes arrays of, by name.
             outputs: names of those wanted; by default the model's default ones.
             timeout: seconds; by default the client's.
-            priority: 1 goes before others; 0 is the server's default.
+            priority: 1 goes before others; 0 and 2 are normal.
             request_id: comes back with the answer.
 
         Raises:

@@ -15,7 +15,7 @@ from nlpdeploy.client import AsyncClient, Client, Retry
 from nlpdeploy.serve.admission import Limits
 from nlpdeploy.serve.served_model import Capacity
 from support.clients import KINDS, client_of
-from support.engines import KEYWORDS, LABELS, TinyEngine, tiny_model
+from support.engines import KEYWORDS, LABELS, TinyEngine, tiny_model, token
 from support.fronts import serving_fronts, until
 
 
@@ -224,6 +224,25 @@ def test_a_full_queue_is_told_with_its_hint_once_the_tries_are_used_up(kind, blo
         assert raised.value.retry_after > 0
         assert refused(blocked) == 2
         blocked.engine.gate.set()
+
+
+def test_who_asks_with_priority_goes_first(kind, tmp_path):
+    engine = TinyEngine(gate=threading.Event())
+    with (
+        serving_fronts(tmp_path, engine) as fronts,
+        client_of(kind, port_of(fronts, kind)) as client,
+        ThreadPoolExecutor() as pool,
+    ):
+        client.metadata()
+        asked = [occupy(client, fronts, pool)]
+        # Texts so unlike in length that no batch holds two of them.
+        for number, (text, priority) in enumerate([("world " * 2, 2), ("note " * 12, 1)], start=1):
+            asked.append(pool.submit(client.predict, text, priority=priority))
+            assert until(lambda number=number: in_queue(fronts) == number)
+        engine.gate.set()
+        assert [answer.result(10).label for answer in asked] == ["hello", "world", "note"]
+    rows = [row for batch in engine.batches for row in batch]
+    assert [token("note") in row for row in rows] == [False, True, False]
 
 
 def in_queue(fronts):
