@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..bundle.errors import Overloaded, TooLarge, Unavailable
 from .job import Job
+from .policy import Policy
 from .scheduler import Scheduler
 from .ticket import Batch, Ticket
 
@@ -81,9 +82,15 @@ class AdmissionQueue:
         """Rows and tokens that wait now; rows include those still being tokenised."""
         return self._held, self._scheduler.tokens
 
+    def retune(self, policy: Policy) -> None:
+        """Take another policy, or the forecast's new curve, before any job is let in."""
+        with self._changed:
+            self._scheduler.retune(policy)
+
     def stuck(self, now: float) -> bool:
         """Whether all engine calls hang and what waits, or comes, finds no lane free."""
-        return self._scheduler.stuck(now, self._limits.stuck)
+        with self._changed:
+            return self._scheduler.stuck(now, self._limits.stuck)
 
     def check_rows(self, rows: int) -> None:
         """Refuse a request of more rows than may ever wait, before anything is made for each of them.
