@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import console
 
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     )
     path = write_archive(packed, store, arguments.output)
-    result = {
+    result: dict[str, Any] = {
         "bundle": str(reference),
         "digest": packed.digest,
         "archive": str(path),

@@ -26,11 +26,11 @@ from ..bundle.names import Reference
 from ..bundle.specs import EngineState
 from ..bundle.staging import sync
 from ..bundle.store import Store
+from .archived import MAR_MANIFEST
 from .sealed import BUNDLE_FOLDER, CHECKPOINT_FOLDER, SEALS_NAME, seals
 from .settings import CONFIG_NAME, ModelSettings, config_yaml
 from .zipped import Contents, write_zip
 
-MAR_MANIFEST = "MAR-INF/MANIFEST.json"
 ENTRY_POINT = "nlpdeploy_handler.py"
 VENDORED = "nlpdeploy_vendored"
 ARCHIVER_VERSION = "0.12.0"

@@ -104,7 +104,8 @@ class BundleHandler:
         batch.compute()
         inferred = time.perf_counter()
         answers = [self._reply(batch, index) for index in range(len(data))]
-        self._metrics.batch(encoded - begun, inferred - encoded, batch.tokens(), batch.texts())
+        if batch.logits:
+            self._metrics.batch(encoded - begun, inferred - encoded, batch.tokens(), batch.texts())
         return answers
 
     def _reply(self, batch: _Batch, index: int) -> bytes:
