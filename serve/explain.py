@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..bundle.manifest import EngineEntry
 from ..bundle.specs import Layout
 from ..runtime.batching import PACK_MULTIPLE
 from ..runtime.cores import CoreLimits, core_limits
-from ..runtime.predictor import Predictor, fill_cores, lone_threads
+from ..runtime.predictor import Predictor
+from .forecast import Forecast
 from .models import load_models
 from .plane import DataPlane
 from .served_model import ServedModel
@@ -50,12 +50,14 @@ class ModelExplanation:
         choices: by name: ``engine``, ``layout``, ``lanes``, ``threads``, ``wide``, ``token_budget``, ``max_rows``,
             ``correction``.
         forecast_ms: milliseconds of a call with one text of so many tokens, corrected.
+        wide_forecast_ms: the same on the wide engine; empty where there is none.
     """
 
     model: str
     bundle_digest: str
     choices: dict[str, Choice]
     forecast_ms: dict[int, float]
+    wide_forecast_ms: dict[int, float]
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,14 @@ class Explanation:
         """For people: name, value and reason."""
         rows = [_row("cores", self.cores)]
         for model in self.models:
-            forecast = ", ".join(f"{tokens}: {ms:.2f}" for tokens, ms in model.forecast_ms.items())
             rows += [
                 (model.model, model.bundle_digest[:16], "the bundle's digest begins so"),
                 *(_row(f"  {name}", choice) for name, choice in model.choices.items()),
-                ("  forecast", "", f"ms of a call with one text, by its tokens: {forecast}"),
+                *(
+                    (f"  {name}", "", "ms of a call with one text, by its tokens: " + _list(forecast))
+                    for name, forecast in (("forecast", model.forecast_ms), ("wide forecast", model.wide_forecast_ms))
+                    if forecast
+                ),
             ]
         rows += [(transport, address, "") for transport, address in self.addresses.items()]
         return rows + [(name, f"{value:.10g}", "") for name, value in self.limits.items()]
@@ -114,6 +119,7 @@ async def _explain(settings: Settings, predictors: Sequence[Predictor]) -> Expla
                 settings.store, settings.models, engine=settings.engine, threads=settings.threads
             ):
                 plane.add(loaded.predictor, version=str(loaded.reference.version), chosen=loaded.chosen)
+        await plane.warm()
         limits = core_limits()
         return Explanation(
             cores=Choice(limits.usable, _why_cores(limits)),
@@ -128,6 +134,10 @@ async def _explain(settings: Settings, predictors: Sequence[Predictor]) -> Expla
         plane.close()
 
 
+def _list(forecast: Mapping[int, float]) -> str:
+    return ", ".join(f"{tokens}: {ms:.2f}" for tokens, ms in forecast.items())
+
+
 def _row(name: str, choice: Choice) -> tuple[str, str, str]:
     return name, str(choice.value), choice.why
 
@@ -138,20 +148,25 @@ def _why_cores(limits: CoreLimits) -> str:
 
 
 def _model(served: ServedModel, settings: Settings, cores: int) -> ModelExplanation:
-    predictor, entry = served.predictor, served.entry
+    predictor = served.predictor
     layout = predictor.engine.layout
     policy, forecast = served.policy, served.forecast
     choices = {
         "engine": Choice(served.engine_id, _why_engine(served, settings)),
         "layout": Choice(str(layout), _LAYOUTS[layout]),
-        **_lanes(predictor, entry, settings, cores),
+        **_lanes(predictor, cores),
         "token_budget": Choice(policy.max_tokens, _why_budget(layout)),
         "max_rows": Choice(policy.max_rows, "most texts of one call"),
         "correction": Choice(round(forecast.correction, 3), "measured over fitted time of a call on this machine"),
     }
     lengths = [length for length in LENGTHS if length <= predictor.model.max_length]
-    ms = {length: round(1000 * forecast.seconds(length, 1), 3) for length in lengths}
-    return ModelExplanation(str(served), served.digest, choices, ms)
+    return ModelExplanation(
+        str(served), served.digest, choices, _told(forecast, lengths), _told(served.wide_forecast, lengths)
+    )
+
+
+def _told(forecast: Forecast | None, lengths: Sequence[int]) -> dict[int, float]:
+    return {length: round(1000 * forecast.seconds(length, 1), 3) for length in lengths} if forecast else {}
 
 
 def _why_engine(served: ServedModel, settings: Settings) -> str:
@@ -171,18 +186,20 @@ def _why_engine(served: ServedModel, settings: Settings) -> str:
     return why
 
 
-def _lanes(predictor: Predictor, entry: EngineEntry | None, settings: Settings, cores: int) -> dict[str, Choice]:
-    count = len(predictor.lanes)
-    threads, why = cores, f"all of the {cores} usable cores"
-    if settings.threads is not None:
-        threads, why = settings.threads, "named by --threads"
-    elif entry is not None:
-        threads = fill_cores(lone_threads(entry, cores), cores)[1]
-        if entry.options.get("cores") == cores:
-            why = f"fastest for a lone text when exported on {cores} cores"
+def _lanes(predictor: Predictor, cores: int) -> dict[str, Choice]:
+    chosen = predictor.layout_choice
+    if chosen is None:
+        return {"lanes": Choice(len(predictor.lanes), "calls side by side")}
+    measured = [
+        f"{what}: {lane:.2f} ms in a lane, {wide:.2f} ms wide"
+        for what, times in (("a lone text", chosen.lone_ms), (f"{chosen.long_tokens} tokens", chosen.long_ms))
+        if times is not None
+        for lane, wide in (times,)
+    ]
     return {
-        "lanes": Choice(count, f"calls side by side: as often as {threads} fits into {cores} usable cores"),
-        "threads": Choice(threads, f"of each lane; {why}"),
+        "lanes": Choice(chosen.lanes, f"calls side by side on {cores} usable cores"),
+        "threads": Choice(chosen.threads, "of each lane"),
+        "wide": Choice(chosen.wide or "none", "; ".join([chosen.reason, *measured])),
     }
 
 

@@ -76,6 +76,7 @@ class Metrics:
         self.correction = gauge("forecast_correction", "Measured over forecast time of engine calls", MODEL)
         self.token_budget = gauge("batch_token_budget", "Most padded elements of an engine call", MODEL)
         self.lanes = gauge("model_lanes", "Engine calls that can run side by side", MODEL)
+        self.threads = gauge("model_threads", "Threads of an engine: of each lane, of the wide one", (*MODEL, "kind"))
         self.info = gauge("model_info", "What is served", (*MODEL, "bundle_digest", "task", "precision", "layout"))
         # Requests that reached no model: their names are the caller's, so they are no labels.
         self.unrouted = counter("unrouted_requests", "Requests for no model that is served here", ("outcome",))
@@ -154,6 +155,12 @@ class ModelMetrics:
         self._metrics.info.labels(*self._labels, digest, task, precision, layout).set(1)
         self._metrics.lanes.labels(*self._labels).set(lanes)
         self._metrics.token_budget.labels(*self._labels).set(token_budget)
+
+    def threads(self, *, lane: int, wide: int | None) -> None:
+        """State the threads of each lane, and of the wide engine where there is one."""
+        self._metrics.threads.labels(*self._labels, "lane").set(lane)
+        if wide is not None:
+            self._metrics.threads.labels(*self._labels, "wide").set(wide)
 
     def watch(
         self,

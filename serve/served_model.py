@@ -106,6 +106,8 @@ class ServedModel:
             lanes=lanes,
             token_budget=self.policy.max_tokens,
         )
+        if (chosen := predictor.layout_choice) is not None:
+            self.metrics.threads(lane=chosen.threads, wide=chosen.wide)
         self.metrics.watch(
             depth=self.queue.depth,
             open_requests=lambda: len(self._open),

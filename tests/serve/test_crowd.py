@@ -76,6 +76,18 @@ def ask(connection):
     return answer.status, json.loads(answer.read()).get("label")
 
 
+@contextlib.contextmanager
+def calling(port):
+    """``ModelInfer`` of a channel."""
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method = oip.METHODS["ModelInfer"]
+        yield channel.unary_unary(
+            method.path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=method.response.FromString,
+        )
+
+
 def test_500_idle_and_slow_http_clients_do_not_hurt_a_live_one_and_the_slow_ones_are_cut(tmp_path):
     with server_process(folder=tmp_path, slow_client=SLOW_CLIENT) as server, contextlib.ExitStack() as opened:
         port = server.wait_ready()["http_port"]
@@ -119,13 +131,7 @@ def test_idle_grpc_clients_do_not_hurt_a_live_one_and_those_that_never_answer_ar
         half = opened.enter_context(crowd(port, 150))
         for client in half:
             client.send(PREFACE)
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            method = oip.METHODS["ModelInfer"]
-            infer = channel.unary_unary(
-                method.path,
-                request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=method.response.FromString,
-            )
+        with calling(port) as infer:
             text = Tensor("text", "BYTES", np.array([b"hello a"], dtype=object))
             request = codec_proto.encode_request(InferRequest("tiny", (text,)))
             labels = []
@@ -135,6 +141,20 @@ def test_idle_grpc_clients_do_not_hurt_a_live_one_and_those_that_never_answer_ar
                 time.sleep(SLOW_CLIENT / QUESTIONS)
         assert labels == [[b"hello"]] * QUESTIONS
         assert until(lambda: all(map(is_cut, silent + half)))
+
+
+@pytest.mark.parametrize("size", [7_000, 60_000, 70_000, 2_000_000])
+def test_metadata_above_the_limit_is_refused_and_the_next_call_is_answered(tmp_path, size):
+    with server_process(folder=tmp_path) as server, calling(server.wait_ready()["grpc_port"]) as infer:
+        text = Tensor("text", "BYTES", np.array([b"hello a"], dtype=object))
+        request = codec_proto.encode_request(InferRequest("tiny", (text,)))
+        if size < 65_536:
+            infer(request, timeout=10, metadata=[("x-note", "x" * size)])
+        else:
+            with pytest.raises(grpc.RpcError) as refused:
+                infer(request, timeout=10, metadata=[("x-note", "x" * size)])
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        infer(request, timeout=10, wait_for_ready=True)
 
 
 @pytest.mark.parametrize("front", ["http", "grpc"])

@@ -26,6 +26,8 @@ def test_it_says_what_the_server_states(tmp_path):
     assert model.bundle_digest == served["bundle_digest"]
     assert model.choices["engine"].value == served["engine"]
     assert model.choices["lanes"].value == page["nlpdeploy_model_lanes"][0].value == min(usable_cores(), 4)
+    (threads,) = [s.value for s in page["nlpdeploy_model_threads"] if s.labels["kind"] == "lane"]
+    assert model.choices["threads"].value == threads == 1
     assert model.choices["layout"].value == page["nlpdeploy_model_info"][0].labels["layout"]
     assert model.choices["token_budget"].value == page["nlpdeploy_batch_token_budget"][0].value
     stated = {sample.labels["limit"]: sample.value for sample in page["nlpdeploy_limit"]}
