@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from statistics import median
 
+from ..bundle.curve import curve_of
 from ..bundle.evidence import LatencyCurve
 
 DEFAULT_CURVE = LatencyCurve(base=1e-3, per_token=2e-5, per_row=0.0, per_square=0.0)
@@ -45,7 +46,16 @@ class Forecast:
             ratio = min(max(seconds / expected, 1 / OUTLIER), OUTLIER)
             self._correction *= ratio**WEIGHT
 
-    def correct(self, measured: Iterable[tuple[int, int, float]]) -> None:
+    def fit(self, measured: Sequence[tuple[int, int, float]]) -> None:
+        """Take the curve through calls measured at start, for an engine that has none of its own.
+
+        Args:
+            measured: elements, rows and seconds of each, at least one.
+        """
+        self.curve = curve_of([(rows, elements // rows, seconds) for elements, rows, seconds in measured])
+        self._correction = 1.0
+
+    def correct(self, measured: Sequence[tuple[int, int, float]]) -> None:
         """Set the correction by calls measured at start: the median of measured over fitted time.
 
         Args:

@@ -48,7 +48,8 @@ class Grouping(ABC, Generic[T]):
     def __init__(self, policy: Policy, forecast: Forecast) -> None:
         self.policy = policy
         self.forecast = forecast
-        self.share = lru_cache(maxsize=None)(self._share)
+        self.full = lru_cache(maxsize=None)(self._full)
+        """By the tokens of a row: rows of a full call where all are so long, and its seconds on the bare curve."""
 
     def seconds(self, tokens: int) -> float:
         """Forecast of a call with one row of so many tokens."""
@@ -66,11 +67,10 @@ class Grouping(ABC, Generic[T]):
         """
 
     @abstractmethod
-    def full(self, length: int) -> tuple[int, float]:
-        """Rows of a full call where all are so long, and its seconds on the uncorrected curve."""
+    def _full(self, length: int) -> tuple[int, float]: ...
 
-    def _share(self, length: int) -> float:
-        """What a row of so many tokens adds to full calls: seconds on the uncorrected curve."""
+    def share(self, length: int) -> float:
+        """What a row of so many tokens adds to full calls: seconds on the bare curve."""
         rows, seconds = self.full(length)
         return seconds / rows
 
@@ -97,8 +97,7 @@ class Packed(Grouping[T]):
             tokens, latest = together, until
         return group
 
-    def full(self, length: int) -> tuple[int, float]:
-        """As :meth:`Grouping.full`."""
+    def _full(self, length: int) -> tuple[int, float]:
         rows = max(1, min(self.policy.max_tokens // length, self.policy.max_rows))
         return rows, self.forecast.curve.seconds(*call_size((length,) * rows, self.layout))
 
@@ -117,8 +116,7 @@ class Padded(Grouping[T]):
             growth.take_neighbours(sorted(alike, key=_length))
         return growth.tickets
 
-    def full(self, length: int) -> tuple[int, float]:
-        """As :meth:`Grouping.full`."""
+    def _full(self, length: int) -> tuple[int, float]:
         seconds, policy = self.forecast.curve.seconds, self.policy
         most = max(1, min(policy.max_rows, policy.max_tokens // length))
         # seconds(n rows) = fixed + n * slope, since each further row of one length adds the same.
@@ -179,3 +177,9 @@ class _Growth(Generic[T]):
             self._longest, self._spent = longest, together
             self._latest = min(self._latest, newcomer.deadline)
         return True
+
+
+def grouping_for(layout: Layout, policy: Policy, forecast: Forecast) -> Grouping[T]:
+    """The grouping that an engine's row layout asks for."""
+    kind: type[Grouping[T]] = Packed if layout is Layout.PACKED else Padded
+    return kind(policy, forecast)

@@ -69,13 +69,15 @@ class DataPlane(Catalogue):
         return served
 
     async def warm(self) -> None:
-        """Let every encoder thread make its copy of every tokenizer, which a first request would wait for."""
+        """Let every encoder thread make its copy of every tokenizer, which a first request would wait for, and measure
+        what calls of each engine take here."""
         loop = asyncio.get_running_loop()
         threads = self._capacity.encoder_threads
         for served in self._models.all():
             all_here = threading.Barrier(threads)  # a thread that waits for the others can't take a second turn
             turns = [loop.run_in_executor(self._encoders, served.warm, all_here) for _ in range(threads)]
             await asyncio.gather(*turns)
+            await loop.run_in_executor(None, served.calibrate)
 
     def open(self) -> None:
         """All models are there: let requests in."""

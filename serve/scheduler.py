@@ -27,7 +27,8 @@ from ..bundle.specs import Layout
 from ..runtime.batching import call_size
 from .agenda import Agenda
 from .forecast import Forecast
-from .grouping import Grouping, Packed, Padded
+from .grouping import Grouping, grouping_for
+from .outlook import Outlook
 from .policy import Policy
 from .ticket import Batch, Priority, Ticket
 
@@ -36,7 +37,7 @@ T = TypeVar("T")
 CLEARLY = 0.8
 """What must be left of a call's time before it is worth another way of running it."""
 MARGIN = 1.15
-"""Calls that take this much longer than forecast are common; a row needs so much time for its call."""
+"""Calls that take so much longer than forecast are common; a row needs this time for its call."""
 LENIENCY = 0.12
 """Share of its forecast wait that a newcomer is spared at the door: what waits now may yet be withdrawn or dropped, and
 the forecast err; whom it was spared in vain is dropped unrun."""
@@ -72,8 +73,7 @@ class Scheduler(Generic[T]):
         self._lanes = lanes
         self._wide = wide
         self._agenda: Agenda[T] = Agenda()
-        kind: type[Grouping[T]] = Packed if layout is Layout.PACKED else Padded
-        self._grouping = kind(policy, forecast)
+        self._grouping: Grouping[T] = grouping_for(layout, policy, forecast)
         self._rows = 0
         self._numbers = 0
         self._last_rows = 0
@@ -85,6 +85,11 @@ class Scheduler(Generic[T]):
     def __len__(self) -> int:
         """Rows that wait."""
         return self._rows
+
+    def retune(self, policy: Policy) -> None:
+        """Take another policy, or the forecast's new curve, before any row waits."""
+        self.policy = policy
+        self._grouping = grouping_for(self._layout, policy, self.forecast)
 
     def in_order(self) -> list[Ticket[T]]:
         """The waiting rows in the order of service."""
@@ -158,7 +163,7 @@ class Scheduler(Generic[T]):
     def drain_seconds(self, now: float) -> float:
         """Forecast of the time until all that runs and waits is done."""
         work = self._agenda.work * self._pace()
-        return self._end_of(work, 0.0, work, self._free_at(now)) - now
+        return self._outlook(now).end_of(work, 0.0, work) - now
 
     def refusal(self, tickets: Sequence[Ticket[T]], now: float) -> float | None:
         """Whether rows of one owner may not join: their deadline, or for their sake an admitted row's, can't be met.
@@ -171,23 +176,22 @@ class Scheduler(Generic[T]):
         """
         if not self._rows and len(self.running) < self._lanes:
             return None
-        first, pace, free = tickets[0], self._pace(), self._free_at(now)
+        first, pace, outlook = tickets[0], self._pace(), self._outlook(now)
         works = [self._grouping.share(ticket.length) * pace for ticket in tickets]
         own, last, total = sum(works), works[-1], self._agenda.work * pace
         rank = self.policy.rank(first.arrived, first.deadline, first.priority)
         ahead = self._agenda.ahead(rank) * pace
         lenient = 1 - LENIENCY
-        wait = self._end_of(ahead + own - last, last, total + own, free) - now
+        wait = outlook.end_of(ahead + own - last, last, total + own) - now
         if wait * lenient > first.deadline - now:
             return wait
-        all_done = self._end_of(total + own, 0.0, total + own, free) - now
-        high = first.priority is Priority.HIGH
-        for work, one, earliest in self._agenda.behind(rank, now + self.policy.patience if high else math.inf):
-            one *= pace
+        all_done = outlook.end_of(total + own, 0.0, total + own) - now
+        last_rank = now + self.policy.patience if first.priority is Priority.HIGH else math.inf
+        for work, one, earliest in self._agenda.behind(rank, last_rank):
             left = (earliest - now) / lenient
             if left < all_done:
-                with_them = self._end_of(ahead + own, one, total + own, free) - now
-                if self._end_of(ahead, one, total, free) - now <= left < with_them:
+                with_them = outlook.end_of(ahead + own, one * pace, total + own) - now
+                if outlook.end_of(ahead, one * pace, total) - now <= left < with_them:
                     return with_them
             ahead += work * pace
         return None
@@ -195,8 +199,7 @@ class Scheduler(Generic[T]):
     # -- the next batch -----------------------------------------------------------------------------------------------
 
     def _leader(self, now: float) -> Ticket[T] | None:
-        expired, late, leader = [], [], None
-        needed = self._needed()
+        expired, late, leader, needed = [], [], None, self._needed()
         for ticket in self._agenda:
             if ticket.deadline <= now:
                 expired.append(ticket)
@@ -221,19 +224,19 @@ class Scheduler(Generic[T]):
 
     def _alone(self, ticket: Ticket[T]) -> float:
         seconds = self._grouping.seconds(ticket.length)
-        if self._wide and not self.running:
-            seconds = min(seconds, self._wide.seconds(*call_size((ticket.length,), self._layout)))
-        return seconds
+        if self._wide is None or self.running:
+            return seconds
+        return min(seconds, self._wide.seconds(*call_size((ticket.length,), self._layout)))
 
     def _start_time(self, leader: Ticket[T]) -> float:
         """When the waiting rows may start: -inf for at once."""
         policy = self.policy
         if 2 * self._rows >= self._last_rows or self._rows >= policy.max_rows or self.tokens >= policy.max_tokens:
             return -math.inf
-        alone, twice = self.forecast.seconds, call_size((leader.length,) * 2, self._layout)
         once = self._grouping.seconds(leader.length)
+        twice = self.forecast.seconds(*call_size((leader.length,) * 2, self._layout))
         # A companion saves the engine one call's fixed cost; waiting longer than that would lose more than it wins.
-        linger = min(policy.linger, 2 * once - alone(*twice))
+        linger = min(policy.linger, 2 * once - twice)
         return min(self._last_finish + linger, leader.deadline - MARGIN * once)
 
     def _batch_of(self, leader: Ticket[T], now: float) -> Batch[T]:
@@ -288,24 +291,10 @@ class Scheduler(Generic[T]):
         mean = max(1, self.tokens // max(self._rows, 1))
         return self._grouping.full(mean)[1] * self.forecast.correction
 
-    def _free_at(self, now: float) -> list[float]:
-        """When each lane will be free, the first first."""
-        ends = sorted(max(batch.end, now) for batch in self.running)
+    def _outlook(self, now: float) -> Outlook:
+        free = sorted(max(batch.end, now) for batch in self.running)
         if self._wide and any(batch.wide for batch in self.running):
-            return [ends[-1]] * self._lanes
-        return [now] * (self._lanes - len(ends)) + ends
-
-    def _end_of(self, ahead: float, own: float, total: float, free: Sequence[float]) -> float:
-        """When a row is answered whose work is ``own`` and that has ``ahead`` before it, of ``total`` that waits.
-
-        The lanes take full calls in turn as they become free; the last call holds what is left. A call that is not full
-        takes longer than its part of a full one, since its fixed cost stays.
-        """
+            free = [free[-1]] * self._lanes
         full = self._full()
-        calls = int(ahead / full)
-        start = free[calls % self._lanes] + calls // self._lanes * full
-        if own >= full:
-            return start + own
         least = min(self._grouping.seconds(1), full)
-        filled = min(total - calls * full, full) if total > 0 else 0.0
-        return start + least + filled * (1 - least / full)
+        return Outlook([now] * (self._lanes - len(free)) + free, full, least)

@@ -14,9 +14,10 @@ from typing import TypeVar
 
 from ..bundle.errors import DeadlineExceeded, EngineFailed, NlpdeployError, Unavailable
 from ..bundle.manifest import EngineEntry
-from ..runtime.predictor import Predictor
+from ..runtime.predictor import Predictor, golden_row
 from ..wire.tensors import ModelMetadata
 from .admission import AdmissionQueue, Limits, Refusal
+from .calibration import measure
 from .forecast import Forecast
 from .job import Job
 from .metrics import Metrics
@@ -71,6 +72,7 @@ class ServedModel:
         self.entry = entry = _entry(predictor)
         self.forecast = forecast = Forecast(entry.curve if entry else None)
         layout = predictor.engine.layout
+        self._wished = capacity.policy
         self.policy = for_layout(capacity.policy, layout, forecast.curve)
         self.wide_forecast = Forecast(forecast.curve) if predictor.wide else None
         self.metrics = metrics.for_model(self.name, version, self.engine_id)
@@ -98,16 +100,7 @@ class ServedModel:
             for engine in predictor.lanes
         ]
         self.metadata = _metadata(self, entry)
-        self.metrics.describe(
-            digest=self.digest,
-            task=self.model.task.value,
-            precision=entry.precision if entry else "fp32",
-            layout=str(layout),
-            lanes=lanes,
-            token_budget=self.policy.max_tokens,
-        )
-        if (chosen := predictor.layout_choice) is not None:
-            self.metrics.threads(lane=chosen.threads, wide=chosen.wide)
+        self._describe()
         self.metrics.watch(
             depth=self.queue.depth,
             open_requests=lambda: len(self._open),
@@ -119,6 +112,29 @@ class ServedModel:
 
     def __str__(self) -> str:
         return f"{self.name}/{self.version}"
+
+    def calibrate(self) -> None:
+        """Measure what calls take here, before any request is let in; without golden samples nothing is measured.
+
+        The curve from export is corrected; an engine that has none, and the wide one, get their own. One that fails is
+        left as it was: requests will show it.
+        """
+        samples = [golden_row(sample.input_ids, sample.token_type_ids) for sample in self.predictor.manifest.golden]
+        if not samples:
+            return
+        try:
+            measured = measure(self.predictor.lanes, samples, self.model)
+            if self.entry and self.entry.curve:
+                self.forecast.correct(measured)
+            else:
+                self.forecast.fit(measured)
+            if self.predictor.wide and self.wide_forecast:
+                self.wide_forecast.fit(measure([self.predictor.wide], samples, self.model))
+        except NlpdeployError as error:
+            log.warning("calls of %s could not be timed: %s", self, error)
+        self.policy = for_layout(self._wished, self.predictor.engine.layout, self.forecast.curve)
+        self.queue.retune(self.policy)
+        self._describe()
 
     def ready(self) -> bool:
         """Whether it answers: no worker has ended, and not every lane hangs in a call."""
@@ -186,6 +202,18 @@ class ServedModel:
             # The caller gets an answer, whatever it is. Not its message: a text may stand in it.
             log.error("encoder of %s raised %s", self, type(error).__name__)
             self._call(job.fail, EngineFailed(f"encoder raised {type(error).__name__}"))
+
+    def _describe(self) -> None:
+        self.metrics.describe(
+            digest=self.digest,
+            task=self.model.task.value,
+            precision=self.entry.precision if self.entry else "fp32",
+            layout=str(self.predictor.engine.layout),
+            lanes=len(self.predictor.lanes),
+            token_budget=self.policy.max_tokens,
+        )
+        if (chosen := self.predictor.layout_choice) is not None:
+            self.metrics.threads(lane=chosen.threads, wide=chosen.wide)
 
     def _call(self, function: Callable[[T], None], argument: T) -> None:
         try:

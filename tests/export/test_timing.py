@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nlpdeploy.bundle.curve import curve_of, nnls
 from nlpdeploy.bundle.errors import EngineFailed, InvalidInput
 from nlpdeploy.bundle.evidence import LatencyCurve
 from nlpdeploy.bundle.specs import Layout
-from nlpdeploy.export.curve import curve_of, nnls
 from nlpdeploy.export.curve_fit import fit_curve
 from nlpdeploy.export.timing import EngineStopped, measure_latency
 from nlpdeploy.runtime.batching import call_size
