@@ -18,6 +18,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Add the command's parser."""
     parser = subparsers.add_parser("export", help="checkpoint -> proven, published bundle")
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="folder of a fine-tuned Transformers classifier")
+    add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every export can be told."""
     parser.add_argument("--name", help="model name in the store (default: the folder's name)")
     parser.add_argument(
         "--engines", default="auto", help="auto (default), or ids with commas, e.g. onnx-int8,openvino-f32"
@@ -40,7 +46,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--no-promote", action="store_true", help="publish, but leave the serving version as it is")
     console.add_common(parser)
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from types import FrameType
 
 from ..bundle.errors import NlpdeployError
-from . import archive, demo, doctor, exits, export, loadtest, models, predict, serve, torchserve
+from . import archive, demo, doctor, exits, export, loadtest, migrate, models, predict, serve, torchserve
 
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE})
 """What the system may refuse to any program: no bug, wherever it comes up."""
 
-COMMANDS = (export, serve, predict, archive, torchserve, loadtest, models, doctor, demo)
+COMMANDS = (export, serve, predict, archive, torchserve, migrate, loadtest, models, doctor, demo)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -39,20 +39,27 @@ def write_zip(target: Path, contents: Contents) -> None:
                     stream.write(content)
 
 
+LARGEST_ENTRY = 256 * 1024 * 1024
+"""Bytes of an entry that is read whole: a description, never weights."""
+
+
 def read_entry(path: Path, entry: str) -> bytes | None:
     """The bytes of one entry of a zip, or None where it has none of that name.
 
     Raises:
         NotFound: no such file.
-        InvalidInput: it is no zip.
+        InvalidInput: it is no zip, or the entry is larger than ``LARGEST_ENTRY``.
         CorruptBundle: the entry is damaged.
     """
     with open_zip(path) as archive:
         try:
+            size = archive.getinfo(entry).file_size
+            if size > LARGEST_ENTRY:
+                raise InvalidInput(f"{entry} of {path}", found=f"{size} bytes", wanted=f"at most {LARGEST_ENTRY}")
             return archive.read(entry)
         except KeyError:
             return None
-        except (zipfile.BadZipFile, zlib.error, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError) as error:
             raise CorruptBundle(f"archive {path} ({error})", changed=(entry,), mend=MEND) from None
 
 
