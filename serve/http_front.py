@@ -190,8 +190,9 @@ class HttpFront:
     async def _predict(self, request: Request, model: str, version: str) -> Response:
         deadline = _deadline(request)
         self._plane.require(model, version)
-        body = await self._plane.aside.run(self._size(request), lambda: parse_json(self._content(request)))
-        prediction = await self._plane.predict(model, version, body, deadline=deadline)
+        size = self._size(request)
+        body = await self._plane.aside.run(size, lambda: parse_json(self._content(request)))
+        prediction = await self._plane.predict(model, version, body, deadline=deadline, size=size)
         timing = (SERVER_TIMING, server_timing(prediction.stages))
         return Response(200, dump_json(prediction.answer), JSON, [timing, *_as_headers(prediction.parameters)])
 

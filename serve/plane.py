@@ -155,8 +155,12 @@ class DataPlane(Catalogue):
             response = InferResponse(served.name, served.version, request.id, outputs, parameters)
             return Inference(response, self._count_answer(served, job))
 
-    async def predict(self, model: str, version: str, body: object, *, deadline: float | None = None) -> PredictAnswer:
+    async def predict(
+        self, model: str, version: str, body: object, *, deadline: float | None = None, size: int = 0
+    ) -> PredictAnswer:
         """Answer a plain HTTP body, ``{"text": "…"}`` or ``{"text": ["…", …]}``, for pairs with ``text_pair``.
+
+        Arguments as for :meth:`infer`.
 
         Raises:
             As :meth:`infer`.
@@ -164,7 +168,7 @@ class DataPlane(Catalogue):
         accepted = self._now()
         with self._counted(accepted, model, version) as served:
             note_model(served.name, served.version)
-            question, single = read_body(body, served.model)
+            question, single = await self.aside.run(size, lambda: read_body(body, served.model))
             served.queue.check_rows(len(question))
             job = await self._answered(served, question, accepted, _or_never(deadline))
             rows = predictions(job.logits, job.rows, served.model, question.outputs)

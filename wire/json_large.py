@@ -78,7 +78,7 @@ class _LargeDecoder(json.JSONDecoder):
         while True:
             while (stretch := _STRETCH.match(text, end)) is not None:
                 read = json.loads(f"[{text[end : stretch.end() - 1]}]")
-                self._count(values=len(read))
+                self._count(values=len(read), steps=text.count('"', end, stretch.end()) // 2)
                 values += read
                 end = stretch.end()
             value, end = self._step(text, _skip(text, end))

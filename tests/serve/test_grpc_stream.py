@@ -70,7 +70,7 @@ def test_each_request_is_answered_with_its_id_and_its_own_rows(fronts):
     with client.InferenceServerClient(f"127.0.0.1:{fronts.grpc_port}") as triton:
         triton.start_stream(lambda result, error: answers.put((result, error)))
         for name, words in asked.items():
-            triton.async_stream_infer("tiny", texts(*words), request_id=name)
+            triton.async_stream_infer("tiny", texts(*words), request_id=name, enable_empty_final_response=True)
         triton.stop_stream()  # waits for the last answer
     got = {}
     while not answers.empty():

@@ -105,8 +105,11 @@ class Ticker(threading.Thread):
 
 @pytest.mark.parametrize(
     "content",
-    [b'{"text": [' + b"1," * 2_000_000 + b"1]}", b'{"text": [' + b'"",' * 2_000_000 + b'"a"]}'],
-    ids=["numbers", "texts"],
+    [
+        b'{"text": [' + b"1," * 2_000_000 + b"1]}",
+        b'{"text": [' + b'"a", 1, 1, 1, 1, 1, 1, 1, 1, 1,' * 200_000 + b'"a"]}',
+    ],
+    ids=["numbers", "texts too"],
 )
 def test_another_thread_gets_its_turn_many_times_while_a_large_text_is_read(content):
     before = sys.getswitchinterval()
@@ -130,9 +133,10 @@ def test_another_thread_gets_its_turn_many_times_while_a_large_text_is_read(cont
     [
         b"[" + b"1," * (MOST_VALUES + 1) + b"1]",
         b"[" + b"[1]," * (MOST_STEPS // 2 + 1) + b"1]",
+        b"[" + b'"a",' * (MOST_STEPS + 1) + b"1]",
         b"{" + b",".join(b'"%d":{}' % number for number in range(MOST_STEPS + 1)) + b"}",
     ],
-    ids=["numbers", "lists", "members"],
+    ids=["numbers", "lists", "texts", "members"],
 )
 def test_more_values_than_any_request_has_are_too_large(content):
     with pytest.raises(TooLarge):
