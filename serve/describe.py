@@ -10,9 +10,10 @@ from ..wire.codec_descriptions import data_type
 from ..wire.descriptions import ConfigInput, ConfigOutput, ConfigParameter, DynamicBatching, IndexEntry, ModelConfig
 from ..wire.tensors import ServerMetadata
 from .served_model import Capacity, ServedModel
+from .ticket import Priority
 
 SERVER_NAME = "nlpdeploy"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "schedule_policy", "statistics")
 """Of the protocol, kept whole by both fronts. The index alone doesn't make ``model_repository``, which loads too."""
 
 
@@ -35,7 +36,11 @@ def model_config(served: ServedModel, capacity: Capacity) -> ModelConfig:
         max_batch_size=capacity.limits.rows,
         input=tuple(ConfigInput(*_by_row(spec)) for spec in metadata.inputs),
         output=tuple(ConfigOutput(*_by_row(spec)) for spec in metadata.outputs),
-        dynamic_batching=DynamicBatching(max_queue_delay_microseconds=round(capacity.policy.linger * 1e6)),
+        dynamic_batching=DynamicBatching(
+            max_queue_delay_microseconds=round(capacity.policy.linger * 1e6),
+            priority_levels=max(Priority),
+            default_priority_level=Priority.NORMAL,
+        ),
         parameters={name: ConfigParameter(value) for name, value in metadata.properties.items()},
     )
 

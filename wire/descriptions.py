@@ -42,10 +42,14 @@ class DynamicBatching:
     Attributes:
         preferred_batch_size: rows of a batch that are worth a wait; none: as many as wait.
         max_queue_delay_microseconds: longest wait for company.
+        priority_levels: from 1, which goes first, to this; 0 where there are none.
+        default_priority_level: of a request that names none.
     """
 
     preferred_batch_size: tuple[int, ...] = ()
     max_queue_delay_microseconds: int = 0
+    priority_levels: int = 0
+    default_priority_level: int = 0
 
 
 @dataclass(frozen=True)

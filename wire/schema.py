@@ -112,6 +112,8 @@ message ModelOutput
 message ModelDynamicBatching
   repeated int32 preferred_batch_size = 1
   uint64 max_queue_delay_microseconds = 2
+  uint64 priority_levels = 4
+  uint64 default_priority_level = 5
 message ModelParameter
   string string_value = 1
 message ModelTransactionPolicy

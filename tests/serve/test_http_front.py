@@ -1,22 +1,18 @@
 """The HTTP front as clients nobody here wrote, and a curl, see it."""
 
-import gzip
 import json
 import socket
-import struct
 import threading
-import zlib
-from http.client import HTTPConnection
 
 import numpy as np
 import pytest
 import tritonclient.http as client
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from nlpdeploy.serve.admission import Limits
 from nlpdeploy.serve.served_model import Capacity
 from support.engines import KEYWORDS, LABELS, TinyEngine
 from support.fronts import serving_fronts, until
+from support.http_asks import call, decoded, json_request, texts
 
 INFER = "/v2/models/tiny/infer"
 PREDICT = "/v2/models/tiny/predict"
@@ -32,35 +28,6 @@ def fronts(tmp_path_factory):
 def triton(fronts):
     with client.InferenceServerClient(f"127.0.0.1:{fronts.http_port}") as made:
         yield made
-
-
-def call(fronts, method, path, body=None, **headers):
-    """Status, headers by lower-case name, body."""
-    connection = HTTPConnection("127.0.0.1", fronts.http_port, timeout=20)
-    content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-    connection.request(method, path, content, {name.replace("_", "-"): value for name, value in headers.items()})
-    response = connection.getresponse()
-    content = response.read()
-    connection.close()
-    return response.status, {name.lower(): value for name, value in response.getheaders()}, content
-
-
-def tensor(name, values, binary=True):
-    made = client.InferInput(name, list(values.shape), np_to_triton_dtype(values.dtype))
-    made.set_data_from_numpy(values, binary_data=binary)
-    return made
-
-
-def texts(*values, binary=True):
-    return [tensor("text", np.array(values, dtype=object), binary)]
-
-
-def json_request(*values):
-    return {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [len(values)], "data": list(values)}]}
-
-
-def decoded(values):
-    return [value.decode() if isinstance(value, bytes) else value for value in values.tolist()]
 
 
 def test_live_ready_and_metadata(triton, fronts):
@@ -90,12 +57,6 @@ def test_answers_in_order_with_id_and_parameters_in_each_form(triton, binary_in,
 def test_without_named_outputs_the_default_ones_come_as_binary_tensors(triton):
     result = triton.infer("tiny", texts("人"))
     assert decoded(result.as_numpy("label")) == ["问候"]
-
-
-@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_compressed_requests_are_read(triton, algorithm):
-    result = triton.infer("tiny", texts("hello"), request_compression_algorithm=algorithm)
-    assert decoded(result.as_numpy("label")) == ["hello"]
 
 
 def test_plain_json_is_answered_in_json_with_whole_characters_and_stage_times(fronts):
@@ -193,59 +154,6 @@ def test_not_ready_is_503(tmp_path):
         assert call(fronts, "GET", "/v2/models/tiny/ready")[0] == 503
         status, headers, _ = call(fronts, "POST", PREDICT, {"text": "a"})
         assert (status, headers["error-kind"]) == (503, "Unavailable")
-
-
-@pytest.mark.parametrize(
-    ("raw", "words"),
-    [
-        (b"good", ["input text", "1685024615 bytes", "0 bytes left"]),
-        (struct.pack("<I", 5) + b"helloxx", ["input text", "2 bytes after the last"]),
-    ],
-)
-def test_bytes_without_their_length_are_a_clean_client_error_and_the_next_request_is_answered(fronts, raw, words):
-    entry = {"name": "text", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(raw)}}
-    header = json.dumps({"inputs": [entry]}).encode()
-    connection = HTTPConnection("127.0.0.1", fronts.http_port, timeout=20)
-    connection.request("POST", INFER, header + raw, {"Inference-Header-Content-Length": str(len(header))})
-    response = connection.getresponse()
-    error = json.loads(response.read())["error"]
-    assert response.status == 400
-    assert all(word in error for word in words)
-    connection.request("POST", PREDICT, json.dumps({"text": "hello"}))
-    assert json.loads(connection.getresponse().read())["label"] == "hello"
-    connection.close()
-
-
-def test_6_4_megabytes_pass_by_default(triton, fronts):
-    long = ["hello " * 16_666 + "a" * 4] * 64
-    assert decoded(triton.infer("tiny", texts(*long)).as_numpy("label")) == ["hello"] * 64
-    assert len(json.loads(call(fronts, "POST", PREDICT, {"text": long})[2])["predictions"]) == 64
-
-
-def test_above_the_limit_is_413_also_when_it_is_so_after_decompression(tmp_path):
-    with (
-        serving_fronts(tmp_path, max_message_bytes=1_000_000) as fronts,
-        client.InferenceServerClient(f"127.0.0.1:{fronts.http_port}") as triton,
-    ):
-        for algorithm in (None, "gzip"):
-            with pytest.raises(InferenceServerException) as caught:
-                triton.infer("tiny", texts("a" * 1_100_000), request_compression_algorithm=algorithm)
-            assert caught.value.status() == "413"
-        assert decoded(triton.infer("tiny", texts("hello")).as_numpy("label")) == ["hello"]
-
-
-@pytest.mark.parametrize(
-    ("coding", "body", "status"),
-    [
-        ("br", b"", 400),
-        ("gzip", b"plain", 400),
-        ("gzip", gzip.compress(b"{}")[:-3], 400),
-        ("deflate", zlib.compress(b"{}") + b"more", 400),
-        ("deflate", b"", 400),
-    ],
-)
-def test_a_wrong_coding_is_refused(fronts, coding, body, status):
-    assert call(fronts, "POST", PREDICT, body, content_encoding=coding)[0] == status
 
 
 def test_a_full_queue_is_429_with_a_hint(tmp_path):

@@ -72,7 +72,12 @@ def asker(request, fronts):
 
 
 def test_the_extensions_are_those_that_are_kept(asker):
-    assert asker.server()["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
+    assert asker.server()["extensions"] == [
+        "binary_tensor_data",
+        "model_configuration",
+        "schedule_policy",
+        "statistics",
+    ]
 
 
 def test_the_configuration_has_what_clients_read(asker):
@@ -84,6 +89,8 @@ def test_the_configuration_has_what_clients_read(asker):
     }
     assert outputs["label"] == ("TYPE_STRING", [])
     assert outputs["scores"] == ("TYPE_FP32", [len(LABELS)])
+    batching = config["dynamic_batching"]
+    assert (int(batching["priority_levels"]), int(batching["default_priority_level"])) == (2, 2)
     assert not config["model_transaction_policy"].get("decoupled", False)
     assert json.loads(config["parameters"]["labels"]["string_value"]) == list(LABELS)
     assert asker.config("tiny", "2") == config
