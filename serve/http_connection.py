@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
         """A header."""
         if self._in_head:  # not in a trailer, which must not change what was decided by the head
             self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
-        self._count_head(len(name) + len(value))
+        self._count_head(len(name) + len(value) + len(b": \r\n"))
 
     def on_headers_complete(self) -> None:
         """The body follows, or the end."""

@@ -113,6 +113,8 @@ class HttpFront:
             NotFound: no such address.
         """
         path = target.partition("?")[0]
+        if not path.startswith("/") and "://" in path:  # the absolute form, which RFC 9112 section 3.2.2 wants accepted
+            path = path.partition("://")[2].partition("/")[2]
         try:
             parts = tuple(unquote_to_bytes(part).decode() for part in path.strip("/").split("/"))
         except UnicodeDecodeError:

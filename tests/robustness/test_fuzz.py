@@ -154,6 +154,17 @@ def test_malformed_http_is_answered_as_the_client_s_fault_or_cut(target):
     target.check_next()
 
 
+def test_a_frame_that_lies_has_one_answer_and_what_hides_behind_it_has_none(target):
+    """A request that two readers could take for two is refused whole, so that none of it passes a proxy unseen."""
+
+    def answered(message):
+        return statuses(asyncio.run(send_bytes(target.http_port, message, patience=30)))  # to its end
+
+    hiding = [message for message in framed_wrong() if message.count(b"HTTP/1.1\r\n") > 1 and message[:4] == b"POST"]
+    assert len(hiding) > 8
+    assert {message: answered(message) for message in hiding} == {message: [400] for message in hiding}
+
+
 def test_malformed_http_2_never_harms_the_next_connection(target):
     async def send(message):
         return await send_bytes(target.grpc_port, message)

@@ -91,6 +91,13 @@ def test_metrics_are_prometheus_text(fronts):
     assert b"nlpdeploy_request_seconds_bucket" in body
 
 
+def test_an_address_in_absolute_form_is_the_same_address(fronts):
+    connection = socket.create_connection(("127.0.0.1", fronts.http_port))
+    connection.sendall(b"GET http://elsewhere:80/v2/health/live?x=/y HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert connection.makefile("rb").readline().split()[1] == b"200"
+    connection.close()
+
+
 def test_a_model_s_name_is_percent_decoded(tmp_path):
     with serving_fronts(tmp_path, name="客服") as fronts:
         status, _, body = call(fronts, "POST", "/v2/models/%E5%AE%A2%E6%9C%8D/predict", {"text": "hello"})

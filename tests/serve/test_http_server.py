@@ -196,6 +196,7 @@ def test_any_number_of_requests_for_another_protocol_in_one_packet_are_answered(
         (b"CONNECT host:1 HTTP/1.1\r\n\r\n", 405),
         (b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\n" + b"X: aaaaaaaa\r\n" * 8_000 + b"\r\n", 431),
+        (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 12_000 + b"\r\n", 431),
         (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", 431),
     ],
 )
