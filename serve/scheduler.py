@@ -219,7 +219,7 @@ class Scheduler(Generic[T]):
 
     def _needed(self) -> float:
         """Seconds of the next call, whoever leads it: of a full one where more than that waits, else 0."""
-        full = self._full()
+        full = self._full() if self._rows > 1 else math.inf
         return full if self._agenda.work * self._pace() > full * self._lanes else 0.0
 
     def _alone(self, ticket: Ticket[T]) -> float:
@@ -249,7 +249,7 @@ class Scheduler(Generic[T]):
         return self._grouped(leader, now, self._budget(leader, idle), self.forecast)
 
     def _grouped(self, leader: Ticket[T], now: float, budget: int, forecast: Forecast) -> Batch[T]:
-        tickets = self._grouping.company(leader, self._agenda, now, budget)
+        tickets = self._grouping.company(leader, self._agenda, now, budget) if self._rows > 1 else [leader]
         elements, rows = call_size([ticket.length for ticket in tickets], self._layout)
         seconds = forecast.seconds(elements, rows)
         return Batch(tickets, elements, rows, seconds, now + seconds)
