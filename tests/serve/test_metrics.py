@@ -1,9 +1,14 @@
 """The page that Prometheus scrapes: what is counted, what is stated, and what is left when nothing is to be counted."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from support.scrape import asked, scraped
 from support.server_process import server_process
+
+SERVING = Path(__file__).parents[2] / "docs/serving.md"
 
 
 @pytest.fixture(scope="module")
@@ -12,6 +17,7 @@ def page(tmp_path_factory):
         port = server.wait_ready()["http_port"]
         assert asked(port, "POST", "/v2/models/tiny/predict", b'{"text": ["hello a", "world"]}')[0] == 200
         assert asked(port, "POST", "/v2/models/tiny/predict", b'{"text": 7}')[0] == 400
+        assert asked(port, "POST", "/v2/models/nobody/predict", b'{"text": "x"}')[0] == 404
         assert asked(port, "POST", "/v2/models/tiny/predict", b"x" * 70_000_000)[0] == 413
         yield scraped(port)
 
@@ -47,6 +53,13 @@ def test_what_is_served_and_its_bounds_are_stated(page):
     assert (info.labels["layout"], [s.value for s in page["nlpdeploy_model_lanes"]]) == ("padded", [1])
     (budget,) = page["nlpdeploy_batch_token_budget"]
     assert budget.value > 0
+
+
+def test_the_page_of_the_docs_names_what_is_on_the_page_and_nothing_else(page):
+    documented = set(re.findall(r"`(nlpdeploy_\w+)`", SERVING.read_text(encoding="utf-8")))
+    shown = {re.sub("_(bucket|sum|count)$", "", name) for name in page if not name.endswith("_created")}
+    # A ready-made predictor, as the tiny one, was loaded by nobody who would know its threads.
+    assert {name for name in shown if name.startswith("nlpdeploy_")} == documented - {"nlpdeploy_model_threads"}
 
 
 def test_the_process_is_measured(page):
