@@ -27,6 +27,8 @@ from .server_log import ServerLog
 
 GRACE_SECONDS = 10.0
 """For the JVM to end by itself."""
+KILLED_SECONDS = 2.0
+"""For killed processes to be gone; those that nobody reaps stay in the group for ever."""
 POLL_SECONDS = 0.1
 SLACK_SECONDS = 60.0
 """For the JVM to start and unpack, beside the models' own time to load."""
@@ -156,9 +158,14 @@ class RunningServer:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE_SECONDS)
-        # Workers, still loading ones among them, are in the JVM's process group.
+        # Workers, still loading ones among them, are in the JVM's process group. What is killed takes a moment to go.
+        self.process.poll()
+        deadline = time.monotonic() + KILLED_SECONDS
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+            while time.monotonic() < deadline:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.poll()
+                time.sleep(0.01)
         self.process.wait()
         self._log.finish()
 
