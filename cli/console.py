@@ -61,15 +61,20 @@ def console() -> Console:
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> None:
     """A plain table; numbers to the right except in the columns ``left``."""
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    shown = console()
+    widths = [max(map(cell_len, column)) for column in zip(headings, *rows, strict=True)]
+    # Two spaces between columns where there is room for them, or one, before a cell has to be folded.
+    gap = int(sum(widths) + 2 * (len(widths) - 1) <= shown.width)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, gap, 0, 0))
     for index, heading in enumerate(headings):
         table.add_column(heading, justify="left" if index in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console().print(table)
+    shown.print(table)
 
 
 def note(text: str) -> None:
