@@ -18,6 +18,10 @@ Send = Callable[[Ask], Coroutine[Any, Any, bytes]]
 REQUEST_SECONDS = 30.0
 
 
+class Refused(Exception):
+    """An answer with another status than OK."""
+
+
 @contextlib.asynccontextmanager
 async def http_link(host: str, port: int) -> AsyncIterator[Send]:
     """One connection of one client."""
@@ -25,8 +29,10 @@ async def http_link(host: str, port: int) -> AsyncIterator[Send]:
 
     async def send(ask: Ask) -> bytes:
         answer = await connection.ask(ask.message)
-        if answer.status != 200 or connection.surplus:
-            raise ConnectionError(f"status {answer.status}, {connection.surplus} bytes too many")
+        if connection.surplus:
+            raise ConnectionError(f"{connection.surplus} bytes that nobody asked for")
+        if answer.status != 200:
+            raise Refused(f"status {answer.status}")
         return answer.body
 
     try:

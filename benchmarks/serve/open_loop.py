@@ -12,7 +12,7 @@ import numpy as np
 from nlpdeploy.bundle.compare import quantile
 
 from ..http_clients import AsyncHttp
-from .links import REQUEST_SECONDS, Send, grpc_link, read_asks
+from .links import REQUEST_SECONDS, Refused, Send, grpc_link, read_asks
 from .rates import allowed_misses
 from .requests import Ask
 
@@ -169,7 +169,7 @@ class _HttpPool:
             raise
         self._free.append(connection)
         if answer.status != 200:
-            raise ConnectionError(f"status {answer.status}")
+            raise Refused(f"status {answer.status}")
         return answer.body
 
 
