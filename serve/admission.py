@@ -104,6 +104,17 @@ class AdmissionQueue:
                 "rows of one request", found=rows, wanted=f"at most {self._limits.rows}", mend="send fewer texts"
             )
 
+    def check_tokens(self, tokens: int) -> None:
+        """Refuse a request of more tokens than may ever wait.
+
+        Raises:
+            TooLarge: it is one.
+        """
+        limit = self._limits.tokens
+        if tokens > limit:
+            self._refused(Refusal.TOO_LARGE)
+            raise TooLarge("tokens of one request", found=tokens, wanted=f"at most {limit}", mend="send fewer texts")
+
     def reserve(self, job: Job) -> None:
         """Let a job in, its rows not tokenised yet.
 
@@ -201,10 +212,8 @@ class AdmissionQueue:
             raise Unavailable("the model takes no more requests")
 
     def _check_tokens(self, tokens: int) -> None:
+        self.check_tokens(tokens)
         limit = self._limits.tokens
-        if tokens > limit:
-            self._refused(Refusal.TOO_LARGE)
-            raise TooLarge("tokens of one request", found=tokens, wanted=f"at most {limit}", mend="send fewer texts")
         if self._scheduler.tokens + tokens > limit:
             self._refused(Refusal.QUEUE_TOKENS)
             raise self._overloaded("queue is full", f"{self._scheduler.tokens} tokens waiting", f"{limit}")

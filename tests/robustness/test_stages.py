@@ -216,3 +216,44 @@ def test_an_engine_that_hangs_makes_the_server_not_ready_until_it_comes_back(fro
         assert ask(front, port, question(["note"])).outputs["label"] == ["note"]
         assert books(server) == EMPTY
         assert server.engine.rows_run() == 2
+
+
+def counted_texts(server, monkeypatch, gate=None):
+    """The numbers of texts that the tokenizer is given at a time; each time it waits for the gate."""
+    encoder = server.plane.served()[0].predictor.encoder
+    whole, given = encoder.encode, []
+
+    def encode(texts, pairs=None):
+        given.append(len(texts))
+        assert gate is None or gate.wait(30)
+        return whole(texts, pairs)
+
+    monkeypatch.setattr(encoder, "encode", encode)
+    return given
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_request_of_too_many_tokens_is_not_tokenised_to_its_end(front, tmp_path, monkeypatch):
+    capacity = Capacity(Limits(tokens=1000))
+    with serving_fronts(tmp_path, capacity=capacity) as server:
+        given = counted_texts(server, monkeypatch)
+        end = ask(front, getattr(server, f"{front}_port"), question(["a " * 20] * 4000))
+        assert end.is_(413)
+        assert sum(given) <= 2 * 1000 / 16 + 64  # 16 tokens each
+        assert server.metric("nlpdeploy_refusals_total", reason="too_large") == 1
+        assert books(server) == EMPTY
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_a_request_whose_time_is_over_is_tokenised_no_further(front, tmp_path, monkeypatch):
+    gate = threading.Event()
+    with serving_fronts(tmp_path) as server:
+        given = counted_texts(server, monkeypatch, gate)
+        port = getattr(server, f"{front}_port")
+        end = ask(front, port, question(["hello"] * 4000, parameters={"timeout": 100_000}))
+        assert end.is_(504)
+        gate.set()
+        assert ask(front, port, question(["world"])).outputs["label"] == ["world"]
+        assert sum(given) <= 2 * 64 + 1
+        assert books(server) == EMPTY
+        assert server.engine.rows_run() == 1
