@@ -15,7 +15,6 @@ from typing import TypeVar
 from ..bundle.errors import DeadlineExceeded, EngineFailed, NlpdeployError, Unavailable
 from ..bundle.manifest import EngineEntry
 from ..runtime.predictor import Predictor, golden_row
-from ..runtime.text import Row
 from ..wire.tensors import ModelMetadata
 from .admission import AdmissionQueue, Limits, Refusal
 from .calibration import measure
@@ -25,13 +24,11 @@ from .metrics import Metrics
 from .policy import Policy, for_layout
 from .scheduler import Scheduler
 from .statistics import Statistics
+from .tokenising import tokenised
 from .worker import EngineWorker, Outcome
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-TEXTS_AT_ONCE = 64
-"""Texts of a request that are tokenised in one go."""
 
 WARM_SECONDS = 60.0
 """Longest wait of an encoder thread for the others at the start, when none of them has anything else to do."""
@@ -194,7 +191,7 @@ class ServedModel:
 
     def _encode(self, job: Job) -> None:
         try:
-            job.rows = job.question.rows or self._tokenised(job)
+            job.rows = job.question.rows or tokenised(job, self.predictor, self.queue.check_tokens)
             job.encoded_at = self._loop.time()
             self.queue.submit(job, job.encoded_at)
         except NlpdeployError as error:
@@ -203,26 +200,6 @@ class ServedModel:
             # The caller gets an answer, whatever it is. Not its message: a text may stand in it.
             log.error("encoder of %s raised %s", self, type(error).__name__)
             self._call(job.fail, EngineFailed(f"encoder raised {type(error).__name__}"))
-
-    def _tokenised(self, job: Job) -> list[Row]:
-        """The rows of a job, or fewer of one that was withdrawn meanwhile, which waits for none of them.
-
-        Part by part: texts without end keep the thread from others no longer than somebody wants their answer.
-
-        Raises:
-            TooLarge: more tokens than may ever wait; the rest is not read.
-        """
-        texts, pairs = job.question.texts, job.question.pairs
-        rows: list[Row] = []
-        tokens = 0
-        for first in range(0, len(texts), TEXTS_AT_ONCE):
-            if job.withdrawn:
-                break
-            part = slice(first, first + TEXTS_AT_ONCE)
-            rows += self.predictor.encode(texts[part], None if pairs is None else pairs[part])
-            tokens += sum(map(len, rows[first:]))
-            self.queue.check_tokens(tokens)
-        return rows
 
     def _describe(self) -> None:
         self.metrics.describe(
