@@ -2,8 +2,8 @@
 
 Packed rows cost nothing but their tokens, so they go in the order of service until the call is full. Padded rows cost
 what the longest one costs, so neighbours by length go together for as long as that is forecast to be faster than apart.
-Either way those of high priority join first, and nobody joins who would be late with the batch or make one of its rows
-late.
+Either way those of high priority join first, and nobody joins who might be late with the batch or make one of its rows
+late, by the forecast and its margin.
 """
 
 from __future__ import annotations
@@ -83,14 +83,15 @@ class Packed(Grouping[T]):
     def company(self, leader: Ticket[T], in_order: Iterable[Ticket[T]], now: float, budget: int) -> list[Ticket[T]]:
         """As :meth:`Grouping.company`; a row that doesn't fit is passed over, and leads soon."""
         group, tokens, latest, passed = [leader], leader.length, leader.deadline, 0
-        late = now + self.seconds(budget)  # whoever has until then needs no closer look
+        margin = self.forecast.margin
+        late = now + margin * self.seconds(budget)  # whoever has until then needs no closer look
         for ticket in in_order:
             if len(group) >= self.policy.max_rows or passed > LOOK_AHEAD or tokens >= budget:
                 break
             if ticket is leader:
                 continue
             together, until = tokens + ticket.length, min(latest, ticket.deadline)
-            if together > budget or (until < late and now + self.seconds(together) > until):
+            if together > budget or (until < late and now + margin * self.seconds(together) > until):
                 passed += 1
                 continue
             group.append(ticket)
@@ -168,11 +169,12 @@ class _Growth(Generic[T]):
         if longest * rows > self._budget:
             return False
         together = self._forecast.seconds(longest * rows, rows)
-        if together > self._policy.max_seconds or self._now + together > self._latest:
+        end = self._now + self._forecast.margin * together
+        if together > self._policy.max_seconds or end > self._latest:
             return False
         if together > self._spent + self._apart(newcomer.length):
             return False
-        if self._now + together <= newcomer.deadline:
+        if end <= newcomer.deadline:
             self.tickets.append(newcomer)
             self._longest, self._spent = longest, together
             self._latest = min(self._latest, newcomer.deadline)

@@ -36,8 +36,6 @@ T = TypeVar("T")
 
 CLEARLY = 0.8
 """What must be left of a call's time before it is worth another way of running it."""
-MARGIN = 1.15
-"""Calls that take so much longer than forecast are common; a row needs this time for its call."""
 LENIENCY = 0.12
 """Share of its forecast wait that a newcomer is spared at the door: what waits now may yet be withdrawn or dropped, and
 the forecast err; whom it was spared in vain is dropped unrun."""
@@ -199,11 +197,12 @@ class Scheduler(Generic[T]):
     # -- the next batch -----------------------------------------------------------------------------------------------
 
     def _leader(self, now: float) -> Ticket[T] | None:
-        expired, late, leader, needed = [], [], None, self._needed()
+        expired, late, leader = [], [], None
+        needed, margin = self._needed(), self.forecast.margin
         for ticket in self._agenda:
             if ticket.deadline <= now:
                 expired.append(ticket)
-            elif now + MARGIN * max(needed, self._alone(ticket)) > ticket.deadline:
+            elif now + margin * max(needed, self._alone(ticket)) > ticket.deadline:
                 late.append(ticket)
             else:
                 leader = ticket
@@ -237,7 +236,7 @@ class Scheduler(Generic[T]):
         twice = self.forecast.seconds(*call_size((leader.length,) * 2, self._layout))
         # A companion saves the engine one call's fixed cost; waiting longer than that would lose more than it wins.
         linger = min(policy.linger, 2 * once - twice)
-        return min(self._last_finish + linger, leader.deadline - MARGIN * once)
+        return min(self._last_finish + linger, leader.deadline - self.forecast.margin * once)
 
     def _batch_of(self, leader: Ticket[T], now: float) -> Batch[T]:
         idle = self._lanes - len(self.running)

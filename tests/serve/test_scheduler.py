@@ -8,7 +8,7 @@ import pytest
 
 from nlpdeploy.bundle.evidence import LatencyCurve
 from nlpdeploy.bundle.specs import Layout
-from nlpdeploy.serve.forecast import Forecast
+from nlpdeploy.serve.forecast import LEAST_MARGIN, Forecast
 from nlpdeploy.serve.policy import LEAST_PACKED, MOST_PACKED, Policy, packed_budget
 from nlpdeploy.serve.scheduler import Scheduler
 from nlpdeploy.serve.ticket import Batch, Priority, Ticket
@@ -99,12 +99,12 @@ def test_the_wait_for_company_ends_in_time_for_a_deadline() -> None:
     plan = scheduler(Policy(linger=0.0015))
     finished_batch_of(plan, 6, now=1.0)
     alone = plan.forecast.seconds(10, 1)
-    waiting(plan, ticket(10, arrived=1.0001, deadline=1.0004 + 1.2 * alone))
+    waiting(plan, ticket(10, arrived=1.0001, deadline=1.0004 + 1.4 * alone))
     assert batch(plan, 1.0001) == []
     wake = plan.wake_at()
     assert wake is not None
     assert wake < 1.0 + CURVE.base
-    assert wake + alone < 1.0004 + 1.2 * alone
+    assert wake + alone < 1.0004 + 1.4 * alone
     assert len(batch(plan, wake)) == 1
 
 
@@ -343,3 +343,16 @@ def test_one_hiccup_says_little() -> None:
     forecast = Forecast(CURVE)
     forecast.observe(100, 4, 1000.0)
     assert forecast.correction < 1.2
+
+
+def test_the_margin_grows_where_calls_are_irregular_and_shrinks_where_they_are_not() -> None:
+    steady, irregular, chance = Forecast(CURVE), Forecast(CURVE), random.Random(1)
+    calls = []
+    for _ in range(300):
+        steady.observe(100, 4, steady.seconds(100, 4))
+        factor = chance.lognormvariate(0.0, 0.3)
+        calls.append(factor / irregular.correction / irregular.margin)
+        irregular.observe(100, 4, factor * CURVE.seconds(100, 4))
+    assert steady.margin == LEAST_MARGIN
+    late = sum(call > 1 for call in calls[100:]) / 200
+    assert 0 < late < 0.1

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nlpdeploy.bundle.specs import Layout
+from nlpdeploy.serve.forecast import MOST_MARGIN
 from nlpdeploy.serve.policy import Policy
-from nlpdeploy.serve.scheduler import MARGIN
 from nlpdeploy.serve.ticket import Priority
 from support.scheduling import CURVE, Call, Request, Simulation, noisy, scheduler
 
@@ -73,7 +73,7 @@ def test_whoever_leads_a_call_stands_first_among_those_that_can_be_met(
             if row.rank < leader.rank:
                 longest = max(policy.max_seconds, CURVE.seconds(max(policy.max_tokens, row.length), 1))
                 # Twice: the correction may have learned from slow calls.
-                assert row.deadline < call.start + 2 * MARGIN * longest, "a row that can be met was passed over"
+                assert row.deadline < call.start + 2 * MOST_MARGIN * longest, "a row that can be met was passed over"
 
 
 @settings(max_examples=40, deadline=None)
