@@ -20,7 +20,7 @@ from ..runtime.engine import Engine
 from .accuracy import measure_accuracy
 from .assemble import assemble_manifest, keep_evidence, write_evidence, write_tokenizer
 from .bench import Bench, measure_reference
-from .builders import AUTO, BUILDERS, ELSEWHERE
+from .builders import BUILDERS, ELSEWHERE, auto_engines
 from .checkpoint import Checkpoint, load_torch, read_checkpoint
 from .corpus import Corpus, built_in_corpus, read_corpus
 from .curve_fit import fit_curve
@@ -94,7 +94,7 @@ def _engine_ids(asked: Sequence[str]) -> tuple[str, ...]:
             raise InvalidInput("--engines", found=repr(engine_id), wanted=f"auto, or some of {', '.join(BUILDERS)}")
     if len(set(asked)) != len(asked):
         raise InvalidInput("--engines", found=",".join(asked), wanted="each id once")
-    return tuple(asked) or AUTO
+    return tuple(asked) or auto_engines()
 
 
 def _corpus(request: ExportRequest, checkpoint: Checkpoint) -> Corpus:

@@ -1,5 +1,5 @@
 """One builder an engine: from the fp32 graph to files that a runtime loads."""
 
-from .catalogue import AUTO, BUILDERS, ELSEWHERE, Builder
+from .catalogue import BUILDERS, ELSEWHERE, Builder, auto_engines
 
-__all__ = ["AUTO", "BUILDERS", "ELSEWHERE", "Builder"]
+__all__ = ["BUILDERS", "ELSEWHERE", "Builder", "auto_engines"]

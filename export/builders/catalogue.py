@@ -69,8 +69,16 @@ _IN_ORDER: tuple[Builder, ...] = (
     PackedBuilder("openvino-bf16-packed", "bf16", "bf16"),
 )
 BUILDERS: Mapping[str, Builder] = {builder.id: builder for builder in _IN_ORDER}
-AUTO: tuple[str, ...] = tuple(BUILDERS)
-"""What ``--engines auto`` tries."""
+_STANDS_IN = {"openvino-f32-packed": "openvino-bf16-packed"}
+"""Engines that are built by default only where the other can't be: the same graph, never as fast as it."""
+
+
+def auto_engines() -> tuple[str, ...]:
+    """Ids that ``--engines auto`` tries on this machine."""
+    return tuple(
+        name for name in BUILDERS if name not in _STANDS_IN or BUILDERS[_STANDS_IN[name]].unavailable() is not None
+    )
+
 
 ELSEWHERE: Mapping[str, str] = {
     "tensorrt-fp16": "this version of nlpdeploy builds no TensorRT engines; take onnx-int8 or openvino-bf16 on a CPU",

@@ -11,7 +11,7 @@ import pytest
 from nlpdeploy.bundle.errors import EngineFailed, EngineUnavailable, Unsupported
 from nlpdeploy.bundle.manifest import EngineEntry, from_plain, to_plain
 from nlpdeploy.bundle.specs import EngineState, Layout
-from nlpdeploy.export.builders import AUTO, BUILDERS, ELSEWHERE
+from nlpdeploy.export.builders import BUILDERS, ELSEWHERE, auto_engines
 from nlpdeploy.export.builders import onnx as onnx_builders
 from nlpdeploy.export.builders import openvino as openvino_builders
 from nlpdeploy.export.builders import openvino_packed as packed_builders
@@ -34,8 +34,8 @@ def graph(tmp_path_factory):
     return export_graph(load_torch(checkpoint), checkpoint, folder / "work")
 
 
-def test_engines_stand_in_the_order_of_the_table_and_auto_tries_them_all():
-    assert AUTO == tuple(BUILDERS) == (
+def test_engines_stand_in_the_order_of_the_table():
+    assert tuple(BUILDERS) == (
         "onnx-fp32", "onnx-int8", "openvino-f32", "openvino-bf16", "openvino-f32-packed", "openvino-bf16-packed",
     )  # fmt: skip
     assert not set(ELSEWHERE) & set(BUILDERS)
@@ -93,6 +93,13 @@ def test_an_architecture_that_cannot_be_packed_is_skipped_with_the_reason(graph,
             BUILDERS[engine_id].build(fresh, tmp_path, ROWS)
     assert len(asked) == 1, "what was found once holds for the other precision too"
     assert not (tmp_path / "engines").exists()
+
+
+def test_auto_builds_packed_rows_in_f32_only_where_bf16_cannot_be(monkeypatch):
+    monkeypatch.setattr(openvino_builders, "instruction_sets", lambda: frozenset({"avx512_bf16"}))
+    assert auto_engines() == tuple(name for name in BUILDERS if name != "openvino-f32-packed")
+    monkeypatch.setattr(openvino_builders, "instruction_sets", lambda: frozenset({"avx2"}))
+    assert auto_engines() == tuple(BUILDERS)
 
 
 def test_bf16_needs_a_cpu_that_has_it(monkeypatch):
