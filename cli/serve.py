@@ -26,7 +26,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--engine", metavar="ID", help="default: each bundle's own")
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of an engine (default: as export measured for a lone text)"
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads of each lane (default: 1, and one engine on all cores if it pays)",
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="H", help="default: 127.0.0.1")
     parser.add_argument(

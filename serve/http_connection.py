@@ -44,7 +44,8 @@ class Connection(asyncio.Protocol):
         """A client has come."""
         self._transport = transport
         self._server.connections.add(self)
-        if len(self._server.connections) > self._limits.connections:
+        crowded = len(self._server.connections) > self._limits.connections
+        if crowded and not self._server.make_room(time.monotonic()):
             self._server.refused(503)
             refusal = error_response(503, f"more than {self._limits.connections} connections")
             self._transport.write(response_bytes(refusal, head_only=False, close=True))
@@ -247,6 +248,11 @@ class Connection(asyncio.Protocol):
             self._refuse(408, "the request took too long to come")
         else:
             self.abort()
+
+    def idle_since(self) -> float:
+        """When it became idle; infinity while a request runs or is on its way."""
+        idle = self._task is None and not self._in_message and not self._deaf
+        return self.expires - self._limits.idle if idle else math.inf
 
     def close_if_idle(self) -> None:
         """Close unless a request runs or is on its way."""

@@ -16,10 +16,11 @@ class HttpLimits:
     Attributes:
         body: bytes of a request's body, above it 413.
         head: bytes of a request's line and headers, above it 431; a head that ends amid a header, one read more.
-        connections: open ones, above it 503.
+        connections: open ones; above it the one idle for longest makes room, and where none is the new one gets 503.
         pipelined: requests sent ahead on a connection before it is read no further; nor is it where the bodies sent
             ahead come to more than ``body``.
         idle: seconds a connection may stay without a request.
+        rested: seconds without a request, before which no connection has to make room for another.
         reading: seconds from a request's first byte to its last, above it 408.
         writing: seconds a client may leave an answer unread.
         lingering: seconds, after a refusal, in which what is still being sent is read and thrown away: a client that
@@ -31,6 +32,7 @@ class HttpLimits:
     connections: int = 4096
     pipelined: int = 64
     idle: float = 300.0
+    rested: float = 1.0
     reading: float = 60.0
     writing: float = 60.0
     lingering: float = 5.0
@@ -41,6 +43,10 @@ class OpenConnection(Protocol):
 
     expires: float
     """When its time is over, on ``time.monotonic``."""
+
+    def idle_since(self) -> float:
+        """When it became idle, on ``time.monotonic``; infinity while a request runs or is on its way."""
+        ...
 
     def expire(self) -> None:
         """Its time is over."""
@@ -72,3 +78,12 @@ class ServerState:
     refused: Callable[[int], None]
     connections: set[OpenConnection] = field(default_factory=set)
     draining: bool = False
+
+    def make_room(self, now: float) -> bool:
+        """Close the connection that has been idle for longest; False where none has rested."""
+        longest = min(self.connections, key=lambda connection: connection.idle_since())
+        if longest.idle_since() > now - self.limits.rested:
+            return False
+        self.connections.discard(longest)
+        longest.close_if_idle()
+        return True

@@ -297,6 +297,25 @@ def test_one_connection_too_many_is_503_and_the_others_are_served():
         assert answer(first)[2] == b"/b:"
 
 
+def test_a_newcomer_takes_the_place_of_the_connection_that_was_idle_for_longest():
+    with serving(connections=3, rested=0.3) as server, connected(server) as oldest, connected(server) as younger:
+        for connection in (oldest, younger):
+            connection.sendall(b"GET /a HTTP/1.1\r\n\r\n")
+            assert answer(connection)[0] == 200
+        with connected(server) as busy:
+            busy.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+            assert until(lambda: "/slow" in server.started)
+            time.sleep(0.4)
+            with connected(server) as newcomer:
+                newcomer.sendall(b"GET /b HTTP/1.1\r\n\r\n")
+                assert answer(newcomer)[2] == b"/b:"
+                assert oldest.at_end()
+                younger.sendall(b"GET /c HTTP/1.1\r\n\r\n")
+                assert answer(younger)[2] == b"/c:"
+                server.release()
+                assert answer(busy)[2] == b"/slow:"
+
+
 def test_a_drain_finishes_what_runs_and_closes_what_is_idle():
     with serving() as server, connected(server) as idle, connected(server) as busy:
         idle.sendall(b"GET /a HTTP/1.1\r\n\r\n")
