@@ -54,12 +54,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     store = Store(console.store_root(arguments))
     reference = store.resolve(arguments.model)
-    settings = model_settings(arguments)
-    packed = pack(
-        ArchiveRequest(
-            reference, settings, arguments.engine, vendor=not arguments.no_vendor, checkpoint=arguments.reference
-        )
-    )
+    request = ArchiveRequest(
+        reference, model_settings(arguments), arguments.engine, vendor=not arguments.no_vendor,
+        checkpoint=arguments.reference,
+    )  # fmt: skip
+    packed = pack(request)
     path = write_archive(packed, store, arguments.output)
     result: dict[str, Any] = {
         "bundle": str(reference),
@@ -71,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         "model_version": packed.version,
         "engine": packed.engine,
         "vendored": not arguments.no_vendor,
-        "settings": settings.for_torchserve(),
+        "settings": packed.settings.for_torchserve(),
     }
     if arguments.json:
         console.print_json(result)

@@ -26,6 +26,7 @@ from ..bundle.names import Reference
 from ..bundle.specs import EngineState
 from ..bundle.staging import sync
 from ..bundle.store import Store
+from ..runtime.lanes import fill_cores
 from .archived import MAR_MANIFEST
 from .sealed import BUNDLE_FOLDER, CHECKPOINT_FOLDER, SEALS_NAME, seals
 from .settings import CONFIG_NAME, ModelSettings, config_yaml
@@ -71,6 +72,7 @@ class Packed:
         version: its version there.
         engine: what answers.
         digest: of the bundle.
+        settings: TorchServe's settings of the model, the workers chosen.
         contents: by path.
     """
 
@@ -78,6 +80,7 @@ class Packed:
     version: str
     engine: str
     digest: str
+    settings: ModelSettings
     contents: Contents
 
     @property
@@ -99,6 +102,7 @@ def pack(request: ArchiveRequest) -> Packed:
     if request.checkpoint is None:
         entry = _ready_entry(manifest, request.engine)
         name, engine, handler = request.bundle.name, entry.id, "handler:BundleHandler"
+        settings = dataclasses.replace(settings, workers=settings.workers or measured_workers(entry))
         model = _narrowed(request.bundle.path, manifest, entry)
     else:
         if request.engine:
@@ -114,7 +118,19 @@ def pack(request: ArchiveRequest) -> Packed:
         **model,
     }
     contents[SEALS_NAME] = seals(contents)
-    return Packed(name, version, engine, manifest.digest, contents)
+    return Packed(name, version, engine, manifest.digest, settings, contents)
+
+
+def measured_workers(entry: EngineEntry) -> int:
+    """As many workers as the threads that answered a lone text fastest fitted into the cores when it was measured.
+
+    They compute side by side, and while one's batch is on the way another's is in its engine. What stands in the bundle
+    decides, not this machine: an archive packed elsewhere is the same.
+    """
+    cores, threads = entry.options.get("cores"), entry.options.get("lone_threads")
+    if not isinstance(cores, int) or not isinstance(threads, int) or threads < 1:
+        return 1
+    return fill_cores(threads, cores)[0]
 
 
 def write_archive(packed: Packed, store: Store, target: Path | None = None) -> Path:

@@ -22,7 +22,7 @@ class ModelSettings:
     """TorchServe's settings of one model.
 
     Attributes:
-        workers: processes that hold the engine; they share the cores.
+        workers: processes that hold the engine; they share the cores. None: as the engine was measured.
         batch_size: most requests of one call.
         max_batch_delay: milliseconds that a first request waits for others; TorchServe reads 0 as 100.
         response_timeout: seconds after which a worker that doesn't answer is killed.
@@ -31,7 +31,7 @@ class ModelSettings:
         threads: threads of an engine; None: the cores over the workers.
     """
 
-    workers: int = 1
+    workers: int | None = None
     batch_size: int = 8
     max_batch_delay: int = 1
     response_timeout: int = 60
@@ -46,7 +46,7 @@ class ModelSettings:
             InvalidInput: a value that TorchServe would replace by another.
         """
         limits = {
-            "--workers": (self.workers, 1, 1024),
+            "--workers": (1 if self.workers is None else self.workers, 1, 1024),
             "--batch-size": (self.batch_size, 1, 4096),
             "--max-batch-delay": (self.max_batch_delay, 1, 60_000),
             "--response-timeout": (self.response_timeout, 1, 86_400),
@@ -62,8 +62,8 @@ class ModelSettings:
     def for_torchserve(self) -> dict[str, int]:
         """By TorchServe's own names."""
         return {
-            "minWorkers": self.workers,
-            "maxWorkers": self.workers,
+            "minWorkers": self.workers or 1,
+            "maxWorkers": self.workers or 1,
             "batchSize": self.batch_size,
             "maxBatchDelay": self.max_batch_delay,
             "responseTimeout": self.response_timeout,

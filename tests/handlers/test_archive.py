@@ -118,6 +118,19 @@ def test_the_settings_are_read_by_a_yaml_parser_as_they_were_given(published, tm
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("cores", "threads", "workers"), [(2, 1, 2), (2, 2, 1), (8, 2, 4), (16, 1, 4), (4, 3, 1), (None, None, 1)]
+)
+def test_workers_are_as_many_as_the_engines_best_threads_fitted_into_the_cores(cores, threads, workers, tmp_path):
+    def measured(manifest):
+        options = {"cores": cores, "lone_threads": threads}
+        return dataclasses.replace(manifest, engines=(dataclasses.replace(manifest.engines[0], options=options),))
+
+    reference = publish_tiny_bundle(tmp_path / "store", change=measured)
+    assert pack(ArchiveRequest(reference)).settings.for_torchserve()["maxWorkers"] == workers
+    assert pack(ArchiveRequest(reference, ModelSettings(workers=3))).settings.workers == 3
+
+
 @pytest.mark.parametrize("place", ["data", "name", "table", "code"])
 def test_one_changed_byte_is_found_and_named(place, mar):
     raw = bytearray(mar.read_bytes())
