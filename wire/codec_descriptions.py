@@ -12,7 +12,12 @@ from .oip import METHODS, Message
 
 def model_config_message(config: ModelConfig) -> Message:
     """The ``ModelConfigResponse``."""
-    return METHODS["ModelConfig"].response(config=asdict(config))
+    plain = asdict(config)
+    parameters = plain.pop("parameters")
+    message = METHODS["ModelConfig"].response(config=plain)
+    for name, parameter in parameters.items():  # protobuf 5 takes no dict for a map's messages
+        message.config.parameters[name].string_value = parameter["string_value"]
+    return message
 
 
 def model_config_json(config: ModelConfig) -> bytes:

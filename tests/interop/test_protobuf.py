@@ -1,4 +1,4 @@
-"""The whole server on protobuf 7, asked by ``tritonclient``, which stays on 6."""
+"""The whole server on protobuf 5 and 7, asked by ``tritonclient``, which is on 6."""
 
 import json
 import subprocess
@@ -15,7 +15,6 @@ from support.engines import KEYWORDS, LABELS
 
 # What the package itself depends on, without an engine's runtime.
 PACKAGES = (
-    "protobuf>=7,<8",
     "numpy",
     "tokenizers",
     "grpcio",
@@ -27,11 +26,13 @@ PACKAGES = (
 )
 
 
-@pytest.fixture(scope="module")
-def ready(environment, tmp_path_factory):
+@pytest.fixture(scope="module", params=[5, 7])
+def ready(request, environment, tmp_path_factory):
     """The JSON line of a server that runs in that environment."""
-    made = environment("protobuf7", *PACKAGES)
-    assert made.run("import google.protobuf as p, json; print(json.dumps(p.__version__))").startswith("7.")
+    major = request.param
+    made = environment(f"protobuf{major}", f"protobuf>={major},<{major + 1}", *PACKAGES)
+    version = made.run("import google.protobuf as p, json; print(json.dumps(p.__version__))")
+    assert version.startswith(f"{major}.")
     command = [made.python, "-m", "support.server_process", f"--folder={tmp_path_factory.mktemp('tiny')}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=made.variables())
     try:
