@@ -78,7 +78,7 @@ async def connected(port):
     for _ in range(100):
         try:
             return await asyncio.open_connection("127.0.0.1", port)
-        except ConnectionRefusedError:
+        except ConnectionError:
             await asyncio.sleep(0.1)
     raise AssertionError(f"nobody listens on port {port}")
 
