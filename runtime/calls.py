@@ -19,7 +19,7 @@ MAX_TOKENS = token_budget(Layout.PADDED)
 def run_batches(
     engine: Engine, rows: Sequence[Row], model: ModelSpec, progress: Callable[[int], None] | None = None
 ) -> Floats:
-    """Logits [rows, classes] in the order of ``rows``, computed in the planner's batches of like length.
+    """Logits [rows, classes] in the order of ``rows``, computed in the planner's batches (:func:`batches_of`).
 
     Args:
         engine: any engine.
