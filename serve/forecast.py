@@ -34,7 +34,7 @@ class Forecast:
     """
 
     def __init__(self, curve: LatencyCurve | None) -> None:
-        self.curve = curve or DEFAULT_CURVE
+        self.curve = curve if curve and curve.seconds(1, 1) > 0 else DEFAULT_CURVE
         self._correction = 1.0
         self._spread = SPREAD
         self.margin = self._margin()

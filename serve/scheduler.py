@@ -6,9 +6,10 @@ stands a head start behind. The row of the least rank leads the next batch, so n
 within a row's patience (of high priority: within the head start more) can ever go before it. Who goes along with the
 leader is up to the row layout (``grouping``).
 
-A row that can't be answered in time any more is dropped instead of run. While more waits than the next call holds, that
-is so once a full call would end too late: a call cut short for one row would cost all the others their time. Where no
-lane runs and nothing else can be met, one such row is tried all the same, since only trying mends a stale forecast.
+A row that can't be answered in time any more is dropped instead of run, if there is another one that can. While more
+waits than the next call holds, that is so once a full call would end too late: a call cut short for one row would cost
+all the others their time. Where nothing can be met and no lane runs, one row is tried all the same, since only trying
+mends a stale forecast, and none is dropped for it.
 
 An engine that has just answered many clients would take the first of them back alone while the others are on their
 way. So a batch lingers, but only where company is likely: right after a batch of more than twice as many rows. Any
@@ -28,6 +29,7 @@ from ..runtime.batching import call_size
 from .agenda import Agenda
 from .forecast import Forecast
 from .grouping import Grouping, grouping_for
+from .leading import second_best
 from .outlook import Outlook
 from .policy import Policy
 from .ticket import Batch, Priority, Ticket
@@ -39,8 +41,8 @@ CLEARLY = 0.8
 LENIENCY = 0.12
 """Share of its forecast wait that a newcomer is spared at the door: what waits now may yet be withdrawn or dropped, and
 the forecast err; whom it was spared in vain is dropped unrun."""
-WASTE_WEIGHT = 0.05
-"""Share of the newest call in the waste: about forty calls forget another mix of lengths."""
+WASTE_WEIGHT, MOST_WASTE = 0.05, 3.0
+"""Share of the newest call in the waste (about forty calls forget another mix of lengths), and what it may say."""
 
 
 class Scheduler(Generic[T]):
@@ -197,23 +199,27 @@ class Scheduler(Generic[T]):
     # -- the next batch -----------------------------------------------------------------------------------------------
 
     def _leader(self, now: float) -> Ticket[T] | None:
-        expired, late, leader = [], [], None
-        needed, margin = self._needed(), self.forecast.margin
+        """The first row that can be met; those before it can't, or only by a call cut short, and are dropped."""
+        full, margin = self._needed(), self.forecast.margin
+        leader, expired, passed, times = None, [], [], []
         for ticket in self._agenda:
-            if ticket.deadline <= now:
+            left, alone = ticket.deadline - now, self._alone(ticket)
+            if left <= 0:
                 expired.append(ticket)
-            elif now + margin * max(needed, self._alone(ticket)) > ticket.deadline:
-                late.append(ticket)
-            else:
+            elif left >= margin * max(full, alone):
                 leader = ticket
                 break
-        for ticket in expired:
+            else:
+                passed.append(ticket)
+                times.append((left, alone))
+        if leader is None and passed:
+            place, met = second_best(times, margin * full, margin)
+            if place is not None and (met or not self.running or times[place][0] >= times[place][1]):
+                leader = passed[place]
+            passed = passed[:place] if met else []
+        for ticket in expired + passed:
             self.discard(ticket)
-        if leader is None and late and not self.running:
-            return max(late, key=lambda ticket: ticket.deadline)
-        for ticket in late:
-            self.discard(ticket)
-        self._dropped += late
+        self._dropped += passed
         return leader
 
     def _needed(self) -> float:
@@ -242,7 +248,9 @@ class Scheduler(Generic[T]):
         idle = self._lanes - len(self.running)
         if self._wide and not self.running:
             batch = self._grouped(leader, now, self.policy.max_tokens, self._wide)
-            if len(batch) == self._rows and batch.seconds < CLEARLY * self._side_by_side(batch, idle):
+            # The lanes could share it out, but for its longest row.
+            share = max(math.ceil(self.tokens / idle), max(ticket.length for ticket in batch.tickets))
+            if len(batch) == self._rows and batch.seconds < CLEARLY * self._call_seconds(share):
                 batch.wide = True
                 return batch
         return self._grouped(leader, now, self._budget(leader, idle), self.forecast)
@@ -259,25 +267,17 @@ class Scheduler(Generic[T]):
         if idle < 2 or self._rows < 2 or self.tokens >= most * idle:
             return most
         share = max(math.ceil(self.tokens / idle), leader.length)
-        mean = self.tokens / self._rows
-        whole = self._call_seconds(min(self.tokens, most), mean)
-        return share if self._call_seconds(share, mean) < CLEARLY * whole else most
+        return share if self._call_seconds(share) < CLEARLY * self._call_seconds(min(self.tokens, most)) else most
 
-    def _side_by_side(self, batch: Batch[T], idle: int) -> float:
-        """Forecast of the batch's rows on so many lanes at once."""
-        tokens = batch.tokens()
-        longest = max(ticket.length for ticket in batch.tickets)
-        return self._call_seconds(max(math.ceil(tokens / idle), longest), tokens / len(batch))
-
-    def _call_seconds(self, tokens: int, mean: float) -> float:
-        """Forecast of a lane's call of so many tokens in rows of that mean length."""
-        rows = max(1, round(tokens / mean))
+    def _call_seconds(self, tokens: int) -> float:
+        """Forecast of a lane's call of so many tokens in rows of the mean length of those that wait."""
+        rows = max(1, round(tokens * self._rows / self.tokens))
         return self.forecast.seconds(*call_size([math.ceil(tokens / rows)] * rows, self._layout))
 
     def _learn_waste(self, batch: Batch[T]) -> None:
         """Calls are never quite full, and padded: how much longer they take than the shares of their rows say."""
         shares = sum([ticket.work for ticket in batch.tickets]) * self.forecast.correction
-        self._waste += WASTE_WEIGHT * (batch.seconds / shares - self._waste)
+        self._waste += WASTE_WEIGHT * (min(batch.seconds / shares, MOST_WASTE) - self._waste)
 
     # -- the forecast of a wait ---------------------------------------------------------------------------------------
 

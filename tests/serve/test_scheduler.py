@@ -247,6 +247,23 @@ def test_where_nothing_can_be_met_and_nothing_runs_one_is_tried() -> None:
     assert plan.forecast.correction < 1
 
 
+def test_where_none_has_time_for_a_full_call_the_queue_is_not_emptied_but_calls_get_smaller() -> None:
+    long = LatencyCurve(base=0.002, per_token=4e-4, per_row=0.0, per_square=0.0)
+    plan = scheduler(curve=long, layout=Layout.PACKED)  # a full call takes 28 ms and more, one row 8
+    rows = [ticket(16, deadline=0.026) for _ in range(40)]
+    run = started(waiting(plan, *rows), 0.0)
+    assert plan.take_dropped() == []
+    assert 1 <= len(run) < 4
+    assert run.end < 0.026
+
+
+def test_hopeless_rows_are_not_dropped_while_one_of_them_is_tried() -> None:
+    plan = waiting(scheduler(lanes=2), *(ticket(100, deadline=0.002) for _ in range(5)))
+    assert len(started(plan, 0.0)) == 1
+    assert plan.next_batch(0.0) is None
+    assert (plan.take_dropped(), len(plan)) == ([], 4)
+
+
 def test_a_newcomer_is_charged_with_those_before_it_only() -> None:
     plan = scheduler(Policy(max_rows=1, patience=100.0))
     waiting(plan, *(ticket(100, deadline=50.0) for _ in range(30)))

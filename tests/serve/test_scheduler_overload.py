@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 
+from nlpdeploy.bundle.evidence import LatencyCurve
 from nlpdeploy.bundle.specs import Layout
 from nlpdeploy.serve.ticket import Priority
 from support.scheduling import CURVE, NOISE, Request, Simulation, had_room, noisy, scheduler
@@ -23,17 +24,18 @@ def length(chance: random.Random) -> int:
     return max(3, min(512, int(chance.lognormvariate(2.6, 0.6))))
 
 
-def capacity(layout: Layout, lanes: int) -> float:
+def capacity(layout: Layout, lanes: int, curve: LatencyCurve = CURVE) -> float:
     """Rows a second of the engines with work enough at hand."""
     chance = random.Random(3)
     asked = [Request(0.0, math.inf, (length(chance),)) for _ in range(4000)]
-    calls = Simulation(scheduler(layout=layout, lanes=lanes), lanes, noisy(CURVE, 0.0), watch=False).run(asked)
+    plan = scheduler(curve=curve, layout=layout, lanes=lanes)
+    calls = Simulation(plan, lanes, noisy(curve, 0.0), watch=False).run(asked)
     return len(asked) / max(call.end for call in calls)
 
 
-def poisson(rate: float, allowed: tuple[float, ...], seed: int = 1) -> list[Request]:
-    chance, now, asked = random.Random(seed), 0.0, []
-    while now < SECONDS:
+def poisson(rate: float, allowed: tuple[float, ...], seconds: float = SECONDS) -> list[Request]:
+    chance, now, asked = random.Random(1), 0.0, []
+    while now < seconds:
         now += chance.expovariate(rate)
         asked.append(Request(now, now + chance.choice(allowed), (length(chance),)))
     return asked
@@ -92,6 +94,18 @@ def test_in_overload_those_of_high_priority_are_answered_as_on_an_empty_server()
     high = sorted(request.finished - request.arrived for request in asked if request.priority is Priority.HIGH)
     assert high[int(0.99 * len(high))] < 0.030
     assert sum(request.met() for request in asked) >= 0.95 * capacity(Layout.PACKED, lanes) * SECONDS
+
+
+@pytest.mark.parametrize("allowed", [0.06, 0.25])
+def test_irregular_calls_nearly_as_long_as_the_deadlines_lose_no_goodput(allowed: float) -> None:
+    long, lanes, layout = LatencyCurve(base=0.002, per_token=4e-4, per_row=0.0, per_square=0.0), 2, Layout.PACKED
+    irregular = 0.5
+    mean = math.exp(irregular**2 / 2)  # of log-normal times
+    rows_a_second = capacity(layout, lanes, long) / mean
+    asked = poisson(2 * rows_a_second, (allowed,), seconds=6.0)
+    plan = scheduler(curve=long, layout=layout, lanes=lanes)
+    Simulation(plan, lanes, noisy(long, irregular), watch=False).run(asked)
+    assert sum(request.met() for request in asked) >= 0.95 * rows_a_second * 6.0
 
 
 @pytest.mark.parametrize("slower", [0.4, 2.5])
