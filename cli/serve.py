@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import InvalidInput
-from . import console
+from . import console, exits
 
 if TYPE_CHECKING:
     from ..serve.settings import Settings
@@ -77,17 +78,26 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     predictors = _baseline(arguments, settings)
     if arguments.explain:
-        from ..serve.explain import explain
-
-        explanation = explain(settings, predictors)
-        if arguments.json:
-            console.print_json(explanation.as_json())
-        else:
-            console.print_table(["what", "resolved", "why"], explanation.rows(), left=(0, 1, 2))
-        return 0
+        return _explain(settings, predictors, as_json=arguments.json)
     from ..serve.app import run as serve
 
     return serve(settings, predictors)
+
+
+def _explain(settings: Settings, predictors: list[Any], *, as_json: bool) -> int:
+    from ..serve.explain import explain
+
+    try:
+        explanation = explain(settings, predictors)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # A runtime may be loading a model in another thread: an interpreter that ends under it would crash.
+        console.note("nlpdeploy serve: interrupted")
+        os._exit(exits.INTERRUPTED if isinstance(error, KeyboardInterrupt) else exits.TERMINATED)
+    if as_json:
+        console.print_json(explanation.as_json())
+    else:
+        console.print_table(["what", "resolved", "why"], explanation.rows(), left=(0, 1, 2))
+    return 0
 
 
 def _baseline(arguments: argparse.Namespace, settings: Settings) -> list[Any]:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +106,17 @@ def test_an_interrupted_server_drains_and_ends_with_0(tmp_path):
     status, _, err = interrupt(process)
     assert status == 0
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(("sent", "wanted"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_explanation_that_is_interrupted_while_models_are_loaded_says_so(tmp_path, sent, wanted):
+    for k in range(40):
+        publish_tiny_bundle(tmp_path, f"tiny{k}")
+    process = start("serve", "--store", tmp_path, "--explain")
+    wait_for(lambda: "onnxruntime" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    status, out, err = interrupt(process, sent)
+    assert (status, out) == (wanted, "")
+    assert err.strip() == "nlpdeploy serve: interrupted"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
