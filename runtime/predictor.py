@@ -271,6 +271,8 @@ def _wide(opening: _Opening, lane: Engine, cores: int, layout: LayoutChoice) -> 
     if wide and layout.wide is None:
         wide.close()
         wide = None
+    elif wide:
+        warm_up(wide, opening.manifest.model)
     return wide, layout
 
 
