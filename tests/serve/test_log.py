@@ -113,6 +113,24 @@ def test_a_text_is_in_no_line_of_the_log_and_in_no_metric_however_its_request_en
     assert [line.get("id") for line in requests if "id" in line] == ["r1", "r2"]
 
 
+def test_each_request_of_a_stream_has_its_line(tmp_path):
+    text = (Tensor("text", "BYTES", np.array([f"hello {SECRET}".encode()], dtype=object)),)
+    asked = [InferRequest("tiny", text, id="a"), InferRequest("nobody", text, id="b"), InferRequest("tiny", (), id="c")]
+    with server_process(folder=tmp_path, log_format="json", log_requests="yes") as server:
+        port = server.wait_ready()["grpc_port"]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stream = channel.stream_stream(oip.METHODS["ModelStreamInfer"].path)
+            sent = [codec_proto.encode_request(request).SerializeToString() for request in asked]
+            assert len(list(stream(iter(sent), timeout=30))) == len(sent)
+        server.signal()
+        _, lines = server.wait()
+    requests = [line for line in map(json.loads, lines.splitlines()) if line.get("event") == "request"]
+    told = {(line["transport"], line["status"], line.get("model"), line.get("id")) for line in requests}
+    assert told == {("grpc", 0, "tiny", "a"), ("grpc", 5, None, None), ("grpc", 3, "tiny", "c")}
+    assert len(requests) == len(sent)
+    assert SECRET not in lines
+
+
 def test_an_exception_shows_its_type_and_stack_and_not_its_words():
     stream = io.StringIO()
     with logging_to(stream, "json"):
