@@ -76,6 +76,8 @@ class Bench:
         book: all samples.
         out: why a way has not run or has broken, by its name; nothing is left out in silence.
         facts: what else is known of a server, by its name.
+        broken: ways that are measured no further on the servers that are up now.
+        stumbled: ways of which one slice gave no result; the second time they are broken.
     """
 
     options: Options
@@ -86,6 +88,8 @@ class Bench:
     book: Book = field(default_factory=Book)
     out: dict[str, str] = field(default_factory=dict)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    stumbled: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.options.seed)
@@ -110,7 +114,12 @@ class Bench:
 
     def well(self, rows: Sequence[Row]) -> list[Row]:
         """Those that have not broken."""
-        return [row for row in rows if row.way not in self.out]
+        return [row for row in rows if row.way not in self.broken]
+
+    def new_servers(self) -> None:
+        """Other servers from here on: what broke before says nothing of them."""
+        self.broken.clear()
+        self.stumbled.clear()
 
     def shuffled(self, rows: Sequence[Row]) -> list[Row]:
         """In an order drawn anew."""
@@ -121,20 +130,24 @@ class Bench:
     ) -> None:
         """One round of a closed loop: a slice for each way."""
         for row in self.shuffled(self.well(rows)):
-            length = seconds or self.options.seconds
-            try:
-                # A server that answers nobody in so short a time is given more of it, not a sample of nothing.
-                measures = self._slice(row, clients, each, length) or self._slice(row, clients, each, 5 * length)
-                if measures is None:
-                    raise LoadFailed(f"no answer within {5 * length:g} s")
-                self.book.add(part, row.way, **measures)
-            except LoadFailed as error:
-                self.broke(row, str(error))
+            while row.way not in self.broken:
+                try:
+                    self.book.add(
+                        part, row.way, **self._some_slice(row, clients, each, seconds or self.options.seconds)
+                    )
+                    break
+                except LoadFailed as error:
+                    self.failed(row, str(error))
 
-    def broke(self, row: Row, why: str) -> None:
-        """A way is measured no further; what it has so far stands."""
+    def failed(self, row: Row, why: str) -> None:
+        """A slice gave no result. The second time the way is measured no further; what it has so far stands."""
         ended = row.server is not None and not row.server.alive
-        self.out[row.way] = f"broke: {why}" + (" (the server ended)" if ended else "")
+        if ended or row.way in self.stumbled:
+            self.broken.add(row.way)
+        self.stumbled.add(row.way)
+        self.out[row.way] = f"{'broke' if row.way in self.broken else 'failed once'}: {why}"
+        if ended:
+            self.out[row.way] += " (the server ended)"
         self.say(f"  {row.way} {self.out[row.way]}")
 
     def highest_rates(self, part: str, rows: Sequence[Row], starts: dict[str, float]) -> None:
@@ -153,6 +166,13 @@ class Bench:
                     self.book.add(part, row.way, highest_rate=search.held, failed_rate=_finite(search.failed))
                     found[row.way] = max(search.held, 1.0)
                     self.say(f"  {row.way}: {search.held:.0f} requests/s")
+
+    def _some_slice(self, row: Row, clients: int, each: int, seconds: float) -> dict[str, float | None]:
+        # A server that answers nobody in so short a time is given more of it, not a sample of nothing.
+        measures = self._slice(row, clients, each, seconds) or self._slice(row, clients, each, 5 * seconds)
+        if measures is None:
+            raise LoadFailed(f"no answer within {5 * seconds:g} s")
+        return measures
 
     def _slice(self, row: Row, clients: int, each: int, seconds: float) -> dict[str, float | None] | None:
         """What one slice measured; None where nothing was answered within it."""
@@ -189,7 +209,8 @@ class Bench:
                     row.target, rate=rate, seconds=self.options.trial_seconds, seed=seed, limit=LIMIT
                 )
         except LoadFailed as error:
-            self.broke(row, str(error))
+            self.failed(row, str(error))
+            search.report(False)
             return
         search.report(bool(result["held"]))
         self.book.add(

@@ -39,6 +39,7 @@ def closed_name(clients: int) -> str:
 
 def main_part(bench: Bench, model: Served, peers: Sequence[Contender], parts: Sequence[str], logs: Path) -> None:
     """All servers on the first model: labels, closed loops, lengths, several texts, rates, metrics."""
+    bench.new_servers()
     with contextlib.ExitStack() as stack:
         bench.say(f"starting servers of {model.name}/{model.version}")
         servers = bring_up(bench, stack, [OURS, NULL, *peers], [model], logs)
@@ -62,6 +63,7 @@ def main_part(bench: Bench, model: Served, peers: Sequence[Contender], parts: Se
 
 def wide_part(bench: Bench, wide: Served, texts: Sequence[str], peers: Sequence[Contender], logs: Path) -> None:
     """BERT-base at 128 tokens, one client."""
+    bench.new_servers()
     with contextlib.ExitStack() as stack:
         bench.say(f"starting servers of {wide.name}/{wide.version} on {wide.engine}")
         servers = bring_up(bench, stack, [OURS, *peers], [wide], logs)
@@ -79,6 +81,7 @@ def two_part(
     bench: Bench, model: Served, wide: Served, texts: Sequence[str], peers: Sequence[Contender], logs: Path
 ) -> None:
     """Two models in one server, both asked at once: 8 clients on the first, 2 on BERT-base."""
+    bench.new_servers()
     with contextlib.ExitStack() as stack:
         bench.say(f"starting servers of both {model.name} and {wide.name}")
         wanted = [OURS, *(peer for peer in peers if peer.ways[0].startswith(PYTRITON_BF16))]
@@ -92,7 +95,7 @@ def two_part(
         for _ in range(bench.options.rounds):
             for i in bench.rng.permutation(len(pairs)):
                 row, (first, second) = pairs[i]
-                if row.way not in bench.out:
+                if row.way not in bench.broken:
                     _two_slice(bench, row, [(first, 8), (second, 2)], (model.name, wide.name))
 
 
@@ -112,7 +115,7 @@ def _two_slice(bench: Bench, row: Row, loads: Sequence[tuple[Any, int]], names: 
                 p50_ms=1e3 * latencies[len(latencies) // 2],
             )
     except LoadFailed as error:
-        bench.broke(row, str(error))
+        bench.failed(row, str(error))
 
 
 def _bare(bench: Bench, stack: contextlib.ExitStack, model: Served, logs: Path) -> BareProcess | None:
@@ -141,7 +144,7 @@ def _once(bench: Bench, rows: Sequence[Row]) -> None:
             right = result["right"] / len(bench.texts) if bench.labels else None
             bench.book.add(ONCE, row.way, right=right, answers=result["answers"])
         except LoadFailed as error:
-            bench.broke(row, str(error))
+            bench.failed(row, str(error))
 
 
 def _closed_loops(bench: Bench, rows: Sequence[Row]) -> None:
