@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types bench bench-serve soak clean setup
+.PHONY: demo test lint types bench bench-serve bench-torchserve soak clean setup
 
 setup: $(READY)
 
@@ -47,6 +47,9 @@ bench: $(READY)
 
 bench-serve: $(READY)
 	@TORCH="$(TORCH)" $(BIN)/python -m benchmarks.serve $(BENCH_SERVE_ARGS)
+
+bench-torchserve: $(READY)
+	@$(BIN)/python -m benchmarks.torchserve $(BENCH_TORCHSERVE_ARGS)
 
 soak: $(READY)
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)

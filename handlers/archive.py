@@ -226,5 +226,6 @@ def _vendored() -> dict[str, bytes | Path]:
     files = {f"handlers/{name}.py": here / f"{name}.py" for name in WORKER_MODULES}
     for room in ROOMS:
         files |= {f"{room}/{path.name}": path for path in (here.parent / room).glob("*.py")}
-    packed: dict[str, bytes | Path] = {f"{VENDORED}/{path}": file for path, file in files.items()}
+    # Read now: what is digested is what is written, whoever edits the code meanwhile.
+    packed: dict[str, bytes | Path] = {f"{VENDORED}/{path}": file.read_bytes() for path, file in files.items()}
     return {**packed, f"{VENDORED}/__init__.py": b""}

@@ -15,7 +15,7 @@ def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("module", ["benchmarks.run", "benchmarks.soak"])
+@pytest.mark.parametrize("module", ["benchmarks.run", "benchmarks.soak", "benchmarks.torchserve"])
 def test_help_names_the_options_for_a_bundle_of_the_users(module):
     ended = run(module, "--help")
     assert ended.returncode == 0
