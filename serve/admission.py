@@ -166,11 +166,12 @@ class AdmissionQueue:
             while not self._closed:
                 now = time.monotonic()
                 batch = self._scheduler.next_batch(now)
+                if batch:
+                    self._start(batch, now)
                 for job in {ticket.owner: None for ticket in self._scheduler.take_dropped()}:
                     self._withdraw(job)
                     self._dropped(job)
                 if batch:
-                    self._start(batch, now)
                     if len(self._scheduler):
                         self._changed.notify()  # what is left is for another lane, which may be asleep
                     return batch

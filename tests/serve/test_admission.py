@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -72,3 +73,22 @@ def test_more_rows_than_may_ever_wait_are_refused_before_there_is_a_job() -> Non
     with pytest.raises(TooLarge, match="at most 4"):
         queue.check_rows(5)
     assert refusals == [Refusal.TOO_LARGE]
+
+
+def test_of_a_job_that_is_dropped_nothing_waits_or_is_counted_any_more(loop: asyncio.AbstractEventLoop) -> None:
+    steep = LatencyCurve(base=0.0, per_token=0.01, per_row=0.0, per_square=0.0)
+    dropped: list[Job] = []
+    queue = AdmissionQueue(Scheduler(Policy(), Forecast(steep)), Limits(), [].append, dropped.append)
+    lengths = (5000, 3, 5000)  # one of three rows could be answered in time
+    rows = [Row(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)) for n in lengths]
+    now = time.monotonic()
+    job = Job(Question((), None, rows, ("logits",)), loop.create_future(), 4, now, now + 20.0)
+    queue.reserve(job)
+    job.rows = rows
+    queue.submit(job, now)
+    batch = queue.take()
+    assert batch is not None
+    assert [ticket.index for ticket in batch.tickets] == [1]
+    assert dropped == [job]
+    assert job.withdrawn
+    assert queue.depth() == (0, 0)
