@@ -58,10 +58,17 @@ class Asker:
         answer = self.client.get_model_repository_index(**self._options)
         return answer["models"] if self.grpc else answer
 
-    def infer(self, shape, **options):
+    def answered_by(self, model, version=""):
+        """Name and version in the answer of that model."""
+        response = self.infer((1,), model=model, model_version=version).get_response()
+        if self.grpc:
+            return response.model_name, response.model_version
+        return response["model_name"], response["model_version"]
+
+    def infer(self, shape, model="tiny", **options):
         tensor = self.module.InferInput("text", list(shape), "BYTES")
         tensor.set_data_from_numpy(np.full(shape, b"hello", dtype=object))
-        return self.client.infer("tiny", [tensor], **options)
+        return self.client.infer(model, [tensor], **options)
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -69,6 +76,14 @@ def asker(request, fronts):
     made = Asker(request.param, fronts)
     yield made
     made.client.close()
+
+
+def test_each_model_and_version_of_the_process_answers_under_its_own_name(asker):
+    assert asker.answered_by("tiny") == asker.answered_by("tiny", "1") == ("tiny", "1")
+    assert asker.answered_by("tiny", "2") == ("tiny", "2")
+    assert asker.answered_by("other") == asker.answered_by("other", "7") == ("other", "7")
+    with pytest.raises(InferenceServerException):
+        asker.answered_by("other", "1")
 
 
 def test_the_extensions_are_those_that_are_kept(asker):
