@@ -24,7 +24,7 @@ from .metrics import Metrics
 from .policy import Policy, for_layout
 from .scheduler import Scheduler
 from .statistics import Statistics
-from .tokenising import tokenised
+from .tokenising import next_rows
 from .worker import EngineWorker, Outcome
 
 T = TypeVar("T")
@@ -190,8 +190,15 @@ class ServedModel:
         self.predictor.encoder.encode([""])
 
     def _encode(self, job: Job) -> None:
+        """Tokenise a part of a job: the rest goes to the end of the line, and nothing more is done for who has left."""
+        if job.withdrawn:
+            return
         try:
-            job.rows = job.question.rows or tokenised(job, self.predictor, self.queue.check_tokens)
+            job.rows = job.question.rows or [*job.rows, *next_rows(job, len(job.rows), self.predictor)]
+            if len(job.rows) < len(job.question):
+                self.queue.check_tokens(sum(map(len, job.rows)))
+                self._encoders.submit(self._encode, job)
+                return
             job.encoded_at = self._loop.time()
             self.queue.submit(job, job.encoded_at)
         except NlpdeployError as error:

@@ -1,8 +1,6 @@
-"""A job's texts -> its rows, part by part: texts without end keep an encoder thread no longer than they are wanted."""
+"""A job's texts -> its rows, a part at a time, so that one request's many texts hold up no other request."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from ..runtime.predictor import Predictor
 from ..runtime.text import Row
@@ -12,25 +10,20 @@ TEXTS_AT_ONCE = 64
 """Texts that are tokenised in one go."""
 
 
-def tokenised(job: Job, predictor: Predictor, check_tokens: Callable[[int], None]) -> list[Row]:
-    """The rows of a job by text; fewer of one that was withdrawn meanwhile, which waits for none of them.
+def next_rows(job: Job, done: int, predictor: Predictor) -> list[Row]:
+    """The rows of the next part of a job by text.
 
     Args:
         job: what is asked.
+        done: number of its texts that are tokenised already.
         predictor: its model.
-        check_tokens: told the number of tokens after each part; raises where they are too many to go on.
+
+    Returns:
+        The rows of at most 64 texts.
 
     Raises:
         InvalidInput: a text can't be encoded.
     """
     texts, pairs = job.question.texts, job.question.pairs
-    rows: list[Row] = []
-    tokens = 0
-    for first in range(0, len(texts), TEXTS_AT_ONCE):
-        if job.withdrawn:
-            break
-        part = slice(first, first + TEXTS_AT_ONCE)
-        rows += predictor.encode(texts[part], None if pairs is None else pairs[part])
-        tokens += sum(map(len, rows[first:]))
-        check_tokens(tokens)
-    return rows
+    part = slice(done, done + TEXTS_AT_ONCE)
+    return predictor.encode(texts[part], None if pairs is None else pairs[part])

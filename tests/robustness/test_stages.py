@@ -257,3 +257,18 @@ def test_a_request_whose_time_is_over_is_tokenised_no_further(front, tmp_path, m
         assert sum(given) <= 2 * 64 + 1
         assert books(server) == EMPTY
         assert server.engine.rows_run() == 1
+
+
+def test_a_request_of_many_texts_lets_others_pass_at_the_tokenizer(tmp_path, monkeypatch):
+    gate = threading.Event()
+    with serving_fronts(tmp_path) as server, ThreadPoolExecutor(3) as callers:
+        given = counted_texts(server, monkeypatch, gate)
+        many = [callers.submit(ask, "http", server.http_port, question(["hello"] * 1000)) for _ in range(2)]
+        assert until(lambda: given == [64, 64])  # both threads are taken
+        one = callers.submit(ask, "grpc", server.grpc_port, question(["world"]))
+        assert until(lambda: server.metric("nlpdeploy_open_requests") == 3)
+        gate.set()
+        assert one.result(10).outputs["label"] == ["world"]
+        assert given.index(1) <= 4  # of 33
+        assert [end.result(10).outputs["label"] for end in many] == [["hello"] * 1000] * 2
+        assert len(given) == 33
