@@ -165,6 +165,30 @@ def test_what_waits_beyond_the_grace_time_is_answered_as_unavailable_on_both_fro
         assert all(end.is_(503) for end in ends)
 
 
+def test_a_server_that_was_frozen_answers_all_that_waited_and_goes_on(tmp_path):
+    with server_process(folder=tmp_path, seconds=0.02) as server, ThreadPoolExecutor(40) as callers:
+        ready = server.wait_ready()
+        ports = {front: ready[f"{front}_port"] for front in FRONTS}
+
+        def one(number):
+            front = FRONTS[number % 2]
+            return ask(front, ports[front], question(["hello"], parameters={"timeout": 300_000}), timeout=60)
+
+        asked = [callers.submit(one, number) for number in range(40)]
+        assert until(lambda: any(end.done() for end in asked))
+        server.signal(signal.SIGSTOP)
+        late = [callers.submit(one, number) for number in range(40)]
+        time.sleep(0.5)
+        server.signal(signal.SIGCONT)
+        ends = [end.result(60) for end in asked + late]
+        assert all(end.is_(200) or end.is_(429) or end.is_(504) for end in ends)
+        assert until(lambda: open_requests(ports["http"]) == 0)
+        for front in FRONTS:
+            assert ask(front, ports[front], question(["world"])).outputs["label"] == ["world"]
+        server.signal(signal.SIGTERM)
+        assert server.wait()[0] == 0
+
+
 def open_requests(port):
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
