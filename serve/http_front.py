@@ -22,6 +22,7 @@ from .request_log import RequestLog
 
 _BINARY = "application/octet-stream"
 
+_MOST_KEPT, _LONGEST_KEPT = 1024, 256  # addresses that are kept taken apart, and characters of one
 _GET, _POST = ("GET", "HEAD"), ("POST",)
 
 Route = Callable[[Request, str, str], Awaitable[Response]]
@@ -61,6 +62,7 @@ class HttpFront:
         limits = limits or HttpLimits(body=max_message_bytes)
         self._server = HttpServer(handle, host, port, limits, refused=self._refused)
         plane.metrics.http_connections.set_function(lambda: self._server.open_connections)
+        self._found: dict[str, tuple[Served, str, str]] = {}
         self._whole: dict[tuple[str, ...], Served] = {
             ("v2",): (_GET, self._server_metadata),
             ("v2", "health", "live"): (_GET, self._live),
@@ -107,6 +109,17 @@ class HttpFront:
         return await route(request, model, version)
 
     def _find(self, target: str) -> tuple[Served, str, str]:
+        """As :meth:`_look_up`, which is done once for each address that is asked again and again."""
+        found = self._found.get(target)
+        if found is None:
+            found = self._look_up(target)
+            if len(target) <= _LONGEST_KEPT:
+                if len(self._found) >= _MOST_KEPT:
+                    self._found.clear()
+                self._found[target] = found
+        return found
+
+    def _look_up(self, target: str) -> tuple[Served, str, str]:
         """Methods and handler of an address, with model and version where it names them.
 
         Raises:

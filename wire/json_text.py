@@ -27,10 +27,10 @@ def parse_json(content: bytes) -> object:
     try:
         text = content.decode("utf-8")
         if len(content) > LARGE:
-            value = parse_large(text, _refuse_constant)
+            value, halves = parse_large(text, _refuse_constant), search_in_pieces(_SURROGATE, text, 6)
         else:
-            value = json.loads(text, parse_constant=_refuse_constant)
-        if search_in_pieces(_SURROGATE, text, 6):
+            value, halves = _DECODER.decode(text), _SURROGATE.search(text) is not None
+        if halves:
             _check_strings(value)
     except UnicodeDecodeError as error:
         found = f"byte {error.object[error.start]:#04x} at {error.start}"
@@ -84,6 +84,10 @@ def dump_json(value: object, kind: type[EngineFailed | InvalidInput] = EngineFai
 
 def _refuse_constant(word: str) -> NoReturn:
     raise InvalidInput("JSON of the body", found=word, wanted="finite numbers")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+"""One for all: ``json.loads`` makes one a call, which takes longer than to read a short body."""
 
 
 @dataclass(frozen=True)

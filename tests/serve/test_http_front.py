@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from http.client import HTTPConnection
 
 import numpy as np
 import pytest
@@ -147,6 +148,18 @@ def test_a_wrong_request_gets_its_status_and_one_line_of_json(fronts, method, pa
     assert "\n" not in error
     if status == 405:
         assert word in headers["allow"]
+
+
+def test_more_addresses_than_are_remembered_are_each_answered(fronts):
+    connection = HTTPConnection("127.0.0.1", fronts.http_port, timeout=20)
+    for number in range(1100):
+        for path, status in ((f"/v2/models/tiny/ready?{number}", 200), (f"/v2/models/m{number}/ready", 404)):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            content = answer.read()
+            assert answer.status == status
+            assert status == 200 or f"m{number}" in content.decode()
+    connection.close()
 
 
 def test_head_is_answered_where_get_is(fronts):
