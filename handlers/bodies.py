@@ -87,8 +87,14 @@ def came_by_protocol_grpc(item: Mapping[str, Any], headers: Mapping[str, Any]) -
     return isinstance(body, Mapping) and "inputs" in body and not _over_http(headers)
 
 
+def asked_otherwise(headers: Mapping[str, Any]) -> str | None:
+    """``describe`` or ``explain`` where the frontend asks for that instead of a prediction."""
+    return next((name for name in ("describe", "explain") if str(headers.get(name)).lower() == "true"), None)
+
+
 def _over_http(headers: Mapping[str, Any]) -> bool:
-    return any(name.lower() == "host" for name in headers)
+    # A gRPC request has its parameters' content types alone; the frontend adds to HTTP's own headers besides.
+    return any(not isinstance(value, Mapping) for value in headers.values())
 
 
 def _decoded(name: str, value: Any, headers: Mapping[str, Any]) -> Any:

@@ -14,13 +14,13 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..bundle.errors import EngineFailed, InvalidInput, NlpdeployError
+from ..bundle.errors import EngineFailed, InvalidInput, NlpdeployError, Unsupported
 from ..runtime.cores import usable_cores
 from ..runtime.predictor import Predictor, golden_row, load
 from ..runtime.tasks import Floats
 from ..runtime.text import Row
 from . import replies
-from .bodies import Question, came_by_protocol_grpc, check_outputs, read_question
+from .bodies import Question, asked_otherwise, came_by_protocol_grpc, check_outputs, read_question
 from .metrics import WorkerMetrics
 from .sealed import BUNDLE_FOLDER, check_sealed
 from .settings import WorkerSettings, read_worker_settings
@@ -97,6 +97,8 @@ class BundleHandler:
         """
         if self._predictor is None or self._metrics is None:
             raise RuntimeError("initialize has not been called")
+        if len(data) == 1 and asked_otherwise(context.get_all_request_header(0)) == "describe":
+            return [replies.description(self._predictor.manifest, self._predictor.engine.id)]
         batch = _Batch(self._predictor, data, context)
         begun = time.perf_counter()
         batch.encode()
@@ -142,6 +144,8 @@ class _Batch:
         known = [spec.name for spec in self.predictor.model.outputs()]
         for index, item in enumerate(self.data):
             with self._keep(index):
+                if asked_otherwise(self.headers[index]):
+                    raise Unsupported("explanations of answers", mend="ask /predictions")
                 question = read_question(item, self.headers[index])
                 check_outputs(question.outputs, known)
                 self.questions[index] = question

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..bundle import errors
 from ..bundle.errors import NlpdeployError
+from ..bundle.manifest import Manifest
 from ..bundle.specs import ModelSpec
 from ..runtime.tasks import Floats, decode
 from ..runtime.text import Row
@@ -72,6 +73,21 @@ def answer(
     columns = [arrays[output].tolist() for output in names]
     predictions = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     return dump(predictions[0] if question.form is Form.ONE else {"predictions": predictions})
+
+
+def description(manifest: Manifest, engine: str) -> bytes:
+    """What a worker serves, for the management API's ``customized=true``."""
+    model = manifest.model
+    plain = {
+        "bundle_digest": manifest.derived_from or manifest.digest,
+        "engine": engine,
+        "task": str(model.task),
+        "labels": list(model.labels),
+        "max_length": model.max_length,
+        "inputs": [spec.name for spec in model.text_inputs()],
+        "outputs": [spec.name for spec in model.outputs()],
+    }
+    return dump(plain)
 
 
 def refusal(error: NlpdeployError) -> bytes:

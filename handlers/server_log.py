@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import threading
@@ -53,7 +54,8 @@ class ServerLog:
             if line:
                 self.last = line
                 self._judge(line)
-                self._say(line)
+                with contextlib.suppress(OSError):  # nobody listens any more; unread, the JVM would stand still
+                    self._say(line)
 
     def _judge(self, line: str) -> None:
         if self.failure is not None:

@@ -182,6 +182,19 @@ def test_what_is_not_understood_is_refused_by_name_and_spoils_nothing(request_, 
     assert [answered.bodies[0]["label"], answered.bodies[2]["label"]] == ["hello", "world"]
 
 
+def test_a_description_says_what_is_served(handler, context, folder):
+    (answer,) = ask(handler, context, [[]], describe="True").bodies
+    assert answer["bundle_digest"] == load(folder / "bundle").manifest.digest
+    assert (answer["engine"], answer["labels"]) == ("onnx-fp32", list(LABELS))
+    assert answer["outputs"][:2] == ["label", "score"]
+
+
+def test_explanations_are_not_served(handler, context):
+    answered = ask(handler, context, [plain("hello")], explain="True")
+    assert answered.statuses == [501]
+    assert ask(handler, context, [plain("hello")], explain="False").statuses == [200]
+
+
 def test_a_text_may_begin_with_a_brace(handler, context):
     answered = ask(handler, context, [[Parameter(b"{hello} hello")], [Parameter(b'{"text": "world"}', "text/plain")]])
     assert answered.statuses == [200, 200]

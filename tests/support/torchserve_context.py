@@ -56,18 +56,21 @@ def new_context(folder: Path, *, batch_size: int = 4, config: Mapping[str, Any] 
     return Context("tiny", str(folder), manifest, batch_size, None, "0.12.0", True, RecordedMetrics(), config or {})
 
 
-def ask(handler: Any, context: Any, requests: Sequence[Sequence[Parameter]], *, http: bool = True) -> Answered:
+def ask(
+    handler: Any, context: Any, requests: Sequence[Sequence[Parameter]], *, http: bool = True, **headers: str
+) -> Answered:
     """Give requests to a handler through TorchServe's own code, and its answers back."""
+    sent = [{"name": name.encode(), "value": value.encode()} for name, value in headers.items()]
     batch = [
         {
             "requestId": str(index).encode(),
-            "headers": list(HTTP_HEADERS) if http else [],
+            "headers": [*sent, *HTTP_HEADERS] if http else [],
             "parameters": [_decoded(parameter) for parameter in parameters],
         }
         for index, parameters in enumerate(requests)
     ]
-    headers, data, _ = Service.retrieve_data_for_inference(batch)
-    context.request_processor = headers
+    processors, data, _ = Service.retrieve_data_for_inference(batch)
+    context.request_processor = processors
     context.metrics.values.clear()
     bodies = handler.handle(data, context)
     assert isinstance(bodies, list)
