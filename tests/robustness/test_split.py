@@ -16,10 +16,10 @@ from nlpdeploy.runtime.predictor import Predictor
 from nlpdeploy.runtime.tasks import decode
 from support.asking import FRONTS, End, ask, question
 from support.server_process import server_process
-from support.tiny_bundle import publish_tiny_bundle
+from support.tiny_bundle import packed, publish_tiny_bundle
 from support.tokenizers import TINY_VOCABULARY
 
-MODELS = ("tiny", "turned")
+MODELS = ("tiny", "turned", "packed")
 DOORS = (*FRONTS, "predict")
 OUTPUTS = ("label", "score", "scores", "logits", "tokens", "truncated")
 CLIENTS = 12
@@ -65,7 +65,9 @@ def models(tmp_path_factory):
     store = tmp_path_factory.mktemp("store")
     publish_tiny_bundle(store, "tiny")
     publish_tiny_bundle(store, "turned", turned)
-    return store, {name: load(store / name) for name in MODELS}
+    publish_tiny_bundle(store, "packed", packed)
+    alone = {name: load(store / name) for name in MODELS}
+    return store, {**alone, "packed": alone["tiny"]}  # packed or padded, the answers are the same
 
 
 @pytest.fixture(scope="module")

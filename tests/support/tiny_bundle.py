@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nlpdeploy.bundle.evidence import LatencyCurve, ParityResult
 from nlpdeploy.bundle.manifest import EngineEntry, GoldenSample, Manifest
 from nlpdeploy.bundle.names import Reference
-from nlpdeploy.bundle.specs import EngineState, Layout
+from nlpdeploy.bundle.specs import EngineState, Layout, TensorSpec
 from nlpdeploy.bundle.store import Store
 from nlpdeploy.runtime.text import TextEncoder
 
@@ -19,13 +20,21 @@ from .engines import INPUTS, LABELS, OUTPUTS, tiny_embedding, tiny_logits, tiny_
 from .tokenizers import write_tiny_tokenizer
 
 MODEL_FILE = "engines/onnx-fp32/model.onnx"
+PACKED_INPUTS = (
+    TensorSpec("input_ids", "INT64", (1, -1)),
+    TensorSpec("segment_ids", "INT64", (1, -1)),
+    TensorSpec("first_tokens", "INT64", (-1,)),
+)
 GOLDEN_TEXTS = ("hello a notebook", "world", "note 的 book a a a", "人 hello 人")
 
 
 def publish_tiny_bundle(
     root: Path, name: str = "tiny", change: Callable[[Manifest], Manifest] = lambda manifest: manifest
 ) -> Reference:
-    """Publish the next version of the tiny model in the store at ``root``, its manifest changed."""
+    """Publish the next version of the tiny model in the store at ``root``, its manifest changed.
+
+    With an engine of packed rows in the manifest, as :func:`packed` makes it, its graph is the packed one.
+    """
     store = Store(root)
     model = tiny_model()
     parity = ParityResult(
@@ -40,16 +49,22 @@ def publish_tiny_bundle(
     )  # fmt: skip
     with store.staging(name) as staging:
         tokenizer = write_tiny_tokenizer(staging.path / "tokenizer/tokenizer.json")
-        write_tiny_graph(staging.path / MODEL_FILE)
         golden = _golden(TextEncoder(tokenizer, model.max_length))
-        manifest = tiny_manifest(model, engines=(entry,), name=name)
-        return store.publish(staging, change(dataclasses.replace(manifest, golden=golden)))
+        manifest = change(dataclasses.replace(tiny_manifest(model, engines=(entry,), name=name), golden=golden))
+        is_packed = manifest.engines[0].layout is Layout.PACKED
+        (write_tiny_packed_graph if is_packed else write_tiny_graph)(staging.path / MODEL_FILE)
+        return store.publish(staging, manifest)
+
+
+def packed(manifest: Manifest) -> Manifest:
+    """The same model with an engine of packed rows."""
+    entry = dataclasses.replace(manifest.engines[0], layout=Layout.PACKED, inputs=PACKED_INPUTS)
+    return dataclasses.replace(manifest, engines=(entry,))
 
 
 def write_tiny_graph(path: Path) -> Path:
     """ONNX: embed, leave padding out, take the mean of the tokens; the same numbers as ``tiny_logits``."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
     nodes = [
         helper.make_node("Gather", ["embedding", "input_ids"], ["embedded"]),
@@ -60,16 +75,43 @@ def write_tiny_graph(path: Path) -> Path:
         helper.make_node("ReduceSum", ["mask3", "middle"], ["count"], keepdims=0),
         helper.make_node("Div", ["sum", "count"], ["logits"]),
     ]
+    shapes = {spec.name: ["rows", "length"] for spec in INPUTS}
+    return _write(path, nodes, shapes, {"last": np.array([2]), "middle": np.array([1])})
+
+
+def write_tiny_packed_graph(path: Path) -> Path:
+    """ONNX: embed all texts in one row, take the mean of each text's tokens."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Gather", ["embedding", "input_ids"], ["embedded"]),
+        helper.make_node("Squeeze", ["embedded", "first"], ["tokens"]),
+        helper.make_node("Shape", ["first_tokens"], ["texts"]),
+        helper.make_node("Squeeze", ["texts"], ["count"]),
+        helper.make_node("Range", ["zero", "count", "one"], ["numbers"]),
+        helper.make_node("Unsqueeze", ["numbers", "middle"], ["column"]),
+        helper.make_node("Equal", ["column", "segment_ids"], ["own"]),
+        helper.make_node("Cast", ["own"], ["share"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["share", "tokens"], ["sum"]),
+        helper.make_node("ReduceSum", ["share", "middle"], ["lengths"], keepdims=1),
+        helper.make_node("Div", ["sum", "lengths"], ["logits"]),
+    ]
+    shapes = {"input_ids": [1, "length"], "segment_ids": [1, "length"], "first_tokens": ["rows"]}
+    numbers = {"first": np.array([0]), "middle": np.array([1]), "zero": np.array(0), "one": np.array(1)}
+    return _write(path, nodes, shapes, numbers)
+
+
+def _write(path: Path, nodes: list[Any], shapes: dict[str, list[Any]], numbers: dict[str, Any]) -> Path:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    constants = [numpy_helper.from_array(value.astype(np.int64), name) for name, value in numbers.items()]
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info(spec.name, TensorProto.INT64, ["rows", "length"]) for spec in INPUTS],
+        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name, shape in shapes.items()],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", len(LABELS)])],
-        [
-            numpy_helper.from_array(tiny_embedding(), "embedding"),
-            numpy_helper.from_array(np.array([2], dtype=np.int64), "last"),
-            numpy_helper.from_array(np.array([1], dtype=np.int64), "middle"),
-        ],
+        [numpy_helper.from_array(tiny_embedding(), "embedding"), *constants],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
