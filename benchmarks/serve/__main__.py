@@ -58,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prepare", action="store_true", help="set up peers and models, measure nothing")
     parser.add_argument("--parts", metavar="P,P", help=f"some of {','.join(PARTS)} (default: all)")
     keys = ",".join(peer.key for peer in PEERS)
-    parser.add_argument("--peers", metavar="P,P", help=f"some of {keys}, or none (default: all)")
+    parser.add_argument(
+        "--peers", metavar="P,P", help=f"some of {keys}, or none (default: all but split)"
+    )
     parser.add_argument("--engine", metavar="ID", help="what we serve (default: the bundle's own)")
     parser.add_argument("--clients", default="1,4,16,64", metavar="N,N", help="closed loops (default: 1,4,16,64)")
     parser.add_argument("--rounds", type=int, metavar="N", help="of each measurement (default: 3, quick: 2)")
@@ -171,7 +173,8 @@ def _parts(text: str | None) -> list[str]:
 
 def _peers(text: str | None) -> list[Contender]:
     known = {peer.key: peer for peer in PEERS}
-    found = [] if text == "none" else text.split(",") if text else list(known)
+    usual = [peer.key for peer in PEERS if peer.usual]
+    found = [] if text == "none" else text.split(",") if text else usual
     if unknown := sorted(set(found) - set(known)):
         raise InvalidInput("--peers", found=", ".join(unknown), wanted=f"none, or some of {', '.join(known)}")
     return [known[key] for key in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from . import plans
@@ -31,12 +32,14 @@ class Contender:
         ways: names of its rows.
         start: what to start for some models.
         package: what has to be installed; None for ours.
+        usual: takes part unless others are named.
     """
 
     key: str
     ways: tuple[str, ...]
     start: Start
     package: Package | None = None
+    usual: bool = True
 
 
 OURS = Contender("ours", (plans.OURS_PREDICT, plans.OURS_OIP, plans.OURS_GRPC), plans.ours)
@@ -45,17 +48,35 @@ PEERS = (
     Contender(
         "pytriton-openvino",
         (f"{PYTRITON_BF16}, gRPC", f"{PYTRITON_BF16}, HTTP"),
-        lambda models: plans.pytriton(models, "openvino-bf16"),
+        partial(plans.pytriton, engine_id="openvino-bf16"),
         PYTRITON,
     ),
     Contender(
         "pytriton-onnx",
         (f"{PYTRITON_INT8}, gRPC", f"{PYTRITON_INT8}, HTTP"),
-        lambda models: plans.pytriton(models, "onnx-int8"),
+        partial(plans.pytriton, engine_id="onnx-int8"),
         PYTRITON,
     ),
-    Contender("litserve", (LITSERVE_BF16,), lambda models: plans.litserve(models, "openvino-bf16"), LITSERVE),
+    Contender("litserve", (LITSERVE_BF16,), partial(plans.litserve, engine_id="openvino-bf16"), LITSERVE),
     Contender("torchserve", (TORCHSERVE_EAGER,), plans.torchserve, TORCHSERVE),
+    # The same with as many instances as cores and one thread each: to see which settings are the better ones here.
+    *(
+        Contender(
+            f"{key}-split",
+            (f"PyTriton, {engine}, split, gRPC", f"PyTriton, {engine}, split, HTTP"),
+            partial(plans.pytriton, engine_id=engine, split=True),
+            PYTRITON,
+            usual=False,
+        )
+        for key, engine in (("pytriton-openvino", "openvino-bf16"), ("pytriton-onnx", "onnx-int8"))
+    ),
+    Contender(
+        "litserve-split",
+        ("LitServe, openvino-bf16, split",),
+        partial(plans.litserve, engine_id="openvino-bf16", split=True),
+        LITSERVE,
+        usual=False,
+    ),
 )
 PEER_WAYS = tuple(way for peer in PEERS for way in peer.ways)
 

@@ -128,31 +128,32 @@ def null(model: Served) -> Plan:
     return Plan("front without engine", command, ways, (model.name,), folder=HERE.parent)
 
 
-def pytriton(models: Sequence[Served], engine_id: str) -> Plan:
+def pytriton(models: Sequence[Served], engine_id: str, *, split: bool = False) -> Plan:
     """PyTriton, asked over HTTP and over gRPC.
 
-    Batches form while the engine is busy (no delay), and one instance has all the cores.
+    Batches form while the engine is busy (no delay), and one instance has all the cores, or, ``split``, each of as many
+    instances one.
 
     Raises:
         NotRun: the bundle lacks the engine, or the environment can't be made.
     """
-    name = f"PyTriton, {engine_id}"
+    name = f"PyTriton, {engine_id}" + (", split" if split else "")
     http, grpc = free_port(), free_port()
-    settings = {"http_port": http, "grpc_port": grpc, "instances": 1, "threads": usable_cores(), "delay_us": 0}
+    settings = {"http_port": http, "grpc_port": grpc, **_instances(split), "delay_us": 0}
     folder = _folder(name, models, {**settings, "models": [m.settings(m.engine_settings(engine_id)) for m in models]})
     ways = (Way(f"{name}, gRPC", Form.BATCHED_GRPC, grpc), Way(f"{name}, HTTP", Form.BATCHED_HTTP, http))
     return _peer(name, PYTRITON, "pytriton_server.py", folder, ways, models)
 
 
-def litserve(models: Sequence[Served], engine_id: str) -> Plan:
-    """LitServe.
+def litserve(models: Sequence[Served], engine_id: str, *, split: bool = False) -> Plan:
+    """LitServe, with one worker on all the cores, or, ``split``, as many on one each.
 
     Raises:
         NotRun: the bundle lacks the engine, or the environment can't be made.
     """
-    name = f"LitServe, {engine_id}"
+    name = f"LitServe, {engine_id}" + (", split" if split else "")
     http = free_port()
-    settings = {"http_port": http, "instances": 1, "threads": usable_cores(), "delay_us": 1000, "fast_queue": True}
+    settings = {"http_port": http, **_instances(split), "delay_us": 1000, "fast_queue": True}
     folder = _folder(name, models, {**settings, "models": [m.settings(m.engine_settings(engine_id)) for m in models]})
     return _peer(name, LITSERVE, "litserve_server.py", folder, (Way(name, Form.LITSERVE, http),), models)
 
@@ -191,6 +192,11 @@ def torchserve(models: Sequence[Served]) -> Plan:
     command += ["--disable-token-auth", "--ts-config", "config.properties", "--model-store", "store"]
     ways = (Way(name, Form.TORCHSERVE, http),)
     return Plan(name, command, ways, tuple(m.name for m in models), variables, folder)
+
+
+def _instances(split: bool) -> dict[str, int]:
+    cores = usable_cores()
+    return {"instances": cores, "threads": 1} if split else {"instances": 1, "threads": cores}
 
 
 def _archive(name: str, folder: Path, variables: dict[str, str]) -> None:
