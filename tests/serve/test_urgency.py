@@ -88,6 +88,7 @@ def test_a_request_that_cannot_be_met_any_more_hears_it_at_once_is_counted_and_n
             first = asyncio.create_task(plane.infer(asking("book")))
             await until(lambda: bool(engine.batches))
             hurried = asyncio.create_task(plane.infer(asking("hello"), deadline=now + PATIENCE))
+            await until(lambda: served.queue.depth()[1] == 3)
             patient = asyncio.create_task(plane.infer(asking("world"), deadline=now + 1000 * PATIENCE))
             await until(lambda: served.queue.depth()[1] == 6)
             served.forecast.correct([(16, 1, 2 * PATIENCE)])  # calls have become slow, or so it seems
