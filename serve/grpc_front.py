@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
-from ..bundle.errors import NotFound
 from ..wire import codec_descriptions, codec_proto, oip
 from ..wire.oip import Message
 from ..wire.tensors import InferResponse
 from ..wire.timing import SERVER_TIMING, server_timing
 from .failures import explain
+from .grpc_health import HealthWatch
 from .grpc_listener import GrpcListener
 from .grpc_stream import InferStream
 from .plane import DataPlane
@@ -27,7 +26,6 @@ Context = Any  # grpc.aio.ServicerContext; grpcio ships no types
 Call = Callable[[Message, Context], Awaitable[Message]]
 
 HEALTH = "grpc.health.v1.Health"
-_HEALTH_POLL = 0.1  # seconds between looks at the data plane for those that watch
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -76,6 +74,7 @@ class GrpcFront:
             self._options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
         self._draining = False
         self._stopping = asyncio.Event()
+        self._health = HealthWatch(self._serving, self._stopping)
 
     async def start(self) -> int:
         """Listen; returns the port.
@@ -122,6 +121,7 @@ class GrpcFront:
         """Take no more calls, give those under way ``grace`` seconds, then cut them."""
         self._draining = True
         self._stopping.set()
+        self._health.close()
         await self._listener.stop(grace)
 
     # -- the protocol's calls -----------------------------------------------------------------------------------------
@@ -175,20 +175,7 @@ class GrpcFront:
         return health_pb2.HealthCheckResponse(status=self._serving(request.service))
 
     async def _watch(self, request: Message, context: Context) -> None:
-        last = None
-        while not self._stopping.is_set():
-            try:
-                status = self._serving(request.service)
-            except NotFound:
-                status = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
-            if status != last:
-                await context.write(health_pb2.HealthCheckResponse(status=status))
-                last = status
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), _HEALTH_POLL)
-        if last != health_pb2.HealthCheckResponse.NOT_SERVING:  # nobody is let go without a word
-            await context.write(health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.NOT_SERVING))
-        await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is going down")
+        await self._health.watch(request.service, context)
 
     def _serving(self, service: str) -> int:
         """Health of the whole (no name, or the protocol's service) or of a model."""
