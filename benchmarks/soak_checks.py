@@ -13,7 +13,7 @@ from .soak_traffic import Books
 from .trend import LEAST_WINDOWS, Trend, trend
 
 MOST_GROWTH = 0.05
-MOST_RISE_OF_MEMORY = 0.01
+MOST_RISE_OF_MEMORY = 0.02
 MOST_RISE_OF_P99 = 0.10
 WINDOWS = 20
 LEAST_OF_A_WINDOW = 100
