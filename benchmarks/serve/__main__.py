@@ -21,6 +21,7 @@ from ..subject import Subject, add_subject_options, open_subject
 from . import parts
 from .bench import Bench, Options
 from .contenders import PEER_ENGINES, PEERS, Contender, set_up
+from .environments import clean_up
 from .lengths import text_of
 from .loader import loading
 from .plans import RUNS, TOKENIZER, NotRun, Served
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        clean_up()
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -58,9 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prepare", action="store_true", help="set up peers and models, measure nothing")
     parser.add_argument("--parts", metavar="P,P", help=f"some of {','.join(PARTS)} (default: all)")
     keys = ",".join(peer.key for peer in PEERS)
-    parser.add_argument(
-        "--peers", metavar="P,P", help=f"some of {keys}, or none (default: all but split)"
-    )
+    parser.add_argument("--peers", metavar="P,P", help=f"some of {keys}, or none (default: all but split)")
     parser.add_argument("--engine", metavar="ID", help="what we serve (default: the bundle's own)")
     parser.add_argument("--clients", default="1,4,16,64", metavar="N,N", help="closed loops (default: 1,4,16,64)")
     parser.add_argument("--rounds", type=int, metavar="N", help="of each measurement (default: 3, quick: 2)")

@@ -42,6 +42,9 @@ class Contender:
     usual: bool = True
 
 
+STARTS = 3
+"""How often a server is started until it is given up."""
+
 OURS = Contender("ours", (plans.OURS_PREDICT, plans.OURS_OIP, plans.OURS_GRPC), plans.ours)
 NULL = Contender("null", (plans.NULL_PREDICT, plans.NULL_GRPC), lambda models: plans.null(models[0]))
 PEERS = (
@@ -113,8 +116,7 @@ def bring_up(
     servers = []
     for contender in contenders:
         try:
-            plan = contender.start(models)
-            server = stack.enter_context(started(plan, logs, bench.texts[0]))
+            server = _start(bench, stack, contender, models, logs)
         except (NotRun, NotInstalled, StartFailed) as error:
             _not_run(bench, contender.ways, str(error))
             continue
@@ -124,6 +126,20 @@ def bring_up(
         )
         servers.append(server)
     return servers
+
+
+def _start(
+    bench: Bench, stack: contextlib.ExitStack, contender: Contender, models: Sequence[Served], logs: Path
+) -> Server:
+    # PyTriton's parts give each other one second to meet: on a busy machine a start can fail and the next one not.
+    for left in reversed(range(STARTS)):
+        try:
+            return stack.enter_context(started(contender.start(models), logs, bench.texts[0]))
+        except StartFailed as error:
+            if not left:
+                raise
+            bench.say(f"  {contender.key} did not start, once more: {error}")
+    raise AssertionError("the last start returned or raised")
 
 
 def _not_run(bench: Bench, ways: Sequence[str], why: str) -> None:

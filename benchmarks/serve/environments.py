@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +21,9 @@ PEERS = WORK / "peers"
 SCRIPTS = Path(__file__).resolve().parents[1] / "peers"
 TORCH = os.environ.get("TORCH") or "torch==2.13.0"
 INSTALL_SECONDS = 1200.0
+
+# A short path: PyTriton makes sockets below it, and their names may have 107 bytes.
+PYTRITON_HOME = Path(tempfile.gettempdir()) / "nlpdeploy-pytriton"
 _MARK = ".installed.json"
 
 
@@ -119,12 +123,17 @@ def environment(package: Package) -> dict[str, str | None]:
     if package is PYTRITON:
         # Triton's backend links libpython: it must be the one that the environment's standard library belongs to.
         own["LD_LIBRARY_PATH"] = str(sysconfig.get_config_var("LIBDIR") or "")
-        own["PYTRITON_HOME"] = str(PEERS / "pytriton-home")
+        own["PYTRITON_HOME"] = str(PYTRITON_HOME)
     if package is TORCHSERVE:
         java = java_home(package)
         own["JAVA_HOME"] = str(java)
         own["PATH"] = f"{java / 'bin'}{os.pathsep}{own['PATH']}"
     return own
+
+
+def clean_up() -> None:
+    """Remove what a server that was killed leaves outside its folder."""
+    shutil.rmtree(PYTRITON_HOME, ignore_errors=True)
 
 
 def java_home(package: Package) -> Path:
