@@ -15,7 +15,7 @@ from .bare_process import BareProcess
 from .book import Book
 from .loader import Loader, LoadFailed, Target
 from .plans import BARE
-from .rates import RateSearch
+from .rates import RateSearch, trial_length
 from .requests import Form, asks
 from .servers import Server, Way
 
@@ -203,11 +203,10 @@ class Bench:
         assert row.server is not None
         assert row.target is not None
         rate = search.next_rate()
+        seconds = trial_length(rate, self.options.trial_seconds)
         try:
             with row.server.awake():
-                result = self.loader.opened(
-                    row.target, rate=rate, seconds=self.options.trial_seconds, seed=seed, limit=LIMIT
-                )
+                result = self.loader.opened(row.target, rate=rate, seconds=seconds, seed=seed, limit=LIMIT)
         except LoadFailed as error:
             self.failed(row, str(error))
             search.report(False)

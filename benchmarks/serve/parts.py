@@ -57,6 +57,7 @@ def main_part(bench: Bench, model: Served, peers: Sequence[Contender], parts: Se
             _several(bench, real)
         if "rates" in parts:
             _rates(bench, [row for row in rows if row.server in real])
+        _starts(bench, model, logs)
         if "metrics" in parts:
             _metrics(bench, model, [row for row in rows if row.way == plans.OURS_PREDICT], logs)
 
@@ -180,6 +181,16 @@ def _facts_of(tree: ProcessTree, start_seconds: float) -> dict[str, Any]:
         "torch_mapped": tree.has_mapped("libtorch"),
         "processes": len(tree.members()),
     }
+
+
+def _starts(bench: Bench, model: Served, logs: Path) -> None:
+    """Our server started again and again: the first time may have waited for the disk."""
+    for _ in range(bench.options.rounds - 1):
+        try:
+            with started(plans.ours([model], "ours again"), logs, bench.texts[0]) as server:
+                bench.book.add("process", plans.OURS_PREDICT, ready_s=server.start_seconds)
+        except StartFailed as error:
+            bench.out["ours, started again"] = f"not run: {error}"
 
 
 def _mixed(bench: Bench, model: Served, servers: Sequence[Server]) -> None:

@@ -10,6 +10,8 @@ GROWTH = 1.5
 CLOSE = 1.06
 """The search ends once the lowest rate that failed is within this factor of the highest that held."""
 
+LEAST_REQUESTS = 200
+
 
 class RateSearch:
     """Brackets the boundary, then halves the bracket on a logarithmic scale.
@@ -58,6 +60,11 @@ class RateSearch:
             self._next = max(rate / GROWTH**2, self._least)
         else:
             self._next = math.sqrt(self.held * self.failed)
+
+
+def trial_length(rate: float, seconds: float) -> float:
+    """Seconds of a trial: longer at low rates, up to three times, so that its p99 isn't that of a handful."""
+    return min(max(seconds, LEAST_REQUESTS / rate), 3 * seconds)
 
 
 def allowed_misses(planned: int, share: float = 0.01) -> int:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.serve.rates import CLOSE, RateSearch, allowed_misses
+from benchmarks.serve.rates import CLOSE, RateSearch, allowed_misses, trial_length
 from nlpdeploy.bundle.compare import quantile
 
 
@@ -51,3 +51,8 @@ def test_so_many_misses_leave_the_quantile_within_the_limit(planned, allowed):
         values = [1.0] * (planned - allowed) + [100.0] * allowed
         assert quantile(values, 0.99) == 1.0
         assert quantile([*values[1:], 100.0], 0.99) == 100.0
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(1000.0, 5.0), (40.0, 5.0), (20.0, 10.0), (1.0, 15.0)])
+def test_a_trial_at_a_low_rate_is_longer_and_not_endless(rate, seconds):
+    assert trial_length(rate, 5.0) == seconds
