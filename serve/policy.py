@@ -43,19 +43,25 @@ class Policy:
         return due if priority is Priority.HIGH else due + self.head_start
 
 
-def for_layout(policy: Policy, layout: Layout, curve: LatencyCurve) -> Policy:
+def for_layout(policy: Policy, layout: Layout, curve: LatencyCurve, correction: float = 1.0) -> Policy:
     """The policy with the token budget that an engine's rows and curve ask for.
 
     Padded calls grow as long as that is forecast to save time, so that their budget only bounds the memory. Packed
     calls are filled up to the budget.
+
+    Args:
+        policy: as wished.
+        layout: of the engine's rows.
+        curve: the engine's.
+        correction: measured over fitted time on this machine.
     """
     if layout is Layout.PADDED:
         return policy
-    return replace(policy, max_tokens=min(policy.max_tokens, packed_budget(curve, policy.max_seconds)))
+    return replace(policy, max_tokens=min(policy.max_tokens, packed_budget(curve, policy.max_seconds / correction)))
 
 
 def packed_budget(curve: LatencyCurve, max_seconds: float) -> int:
-    """The smallest call that costs nearly as little for each token as the best one, of those within ``max_seconds``.
+    """The smallest call that costs nearly as little for each token as the best one, of those of ``max_seconds``.
 
     Returns:
         Tokens, a multiple of ``PACK_MULTIPLE`` between ``LEAST_PACKED`` and ``MOST_PACKED``.

@@ -133,7 +133,8 @@ class ServedModel:
                 self.wide_forecast.fit(measure([self.predictor.wide], samples, self.model))
         except NlpdeployError as error:
             log.warning("calls of %s could not be timed: %s", self, error)
-        self.policy = for_layout(self._wished, self.predictor.engine.layout, self.forecast.curve)
+        layout = self.predictor.engine.layout
+        self.policy = for_layout(self._wished, layout, self.forecast.curve, self.forecast.correction)
         self.queue.retune(self.policy)
         self._describe()
 

@@ -9,7 +9,7 @@ import pytest
 from nlpdeploy.bundle.evidence import LatencyCurve
 from nlpdeploy.bundle.specs import Layout
 from nlpdeploy.serve.forecast import LEAST_MARGIN, Forecast
-from nlpdeploy.serve.policy import LEAST_PACKED, MOST_PACKED, Policy, packed_budget
+from nlpdeploy.serve.policy import LEAST_PACKED, MOST_PACKED, Policy, for_layout, packed_budget
 from nlpdeploy.serve.scheduler import Scheduler
 from nlpdeploy.serve.ticket import Batch, Priority, Ticket
 from support.scheduling import CURVE, Request, Simulation, noisy, scheduler
@@ -163,6 +163,10 @@ def test_the_packed_budget_is_the_smallest_call_that_is_nearly_as_good_as_the_be
     assert 64 < packed_budget(squared, 1.0) < 128  # about sqrt(base / per_square) = 112, from below
     assert packed_budget(free, 1.0) == LEAST_PACKED
     assert packed_budget(flat, 0.004) <= 300  # 4 ms are 300 tokens
+    exported_on_a_busy_machine = LatencyCurve(base=0.01, per_token=1e-4, per_row=0.0, per_square=0.0)
+    assert for_layout(Policy(), Layout.PACKED, exported_on_a_busy_machine).max_tokens < 210  # of 30 ms
+    corrected = for_layout(Policy(), Layout.PACKED, exported_on_a_busy_machine, 0.1)
+    assert corrected.max_tokens == packed_budget(flat, 0.03)
 
 
 def test_what_finds_several_lanes_idle_is_shared_out_where_that_saves_time() -> None:
