@@ -123,7 +123,8 @@ class Padded(Grouping[T]):
         # seconds(n rows) = fixed + n * slope, since each further row of one length adds the same.
         fixed = 2 * seconds(length, 1) - seconds(2 * length, 2)
         slope = seconds(length, 1) - fixed
-        within = most if slope <= 0 else math.floor(max(policy.max_seconds - fixed, 0.0) / slope)
+        limit = max(policy.max_seconds, 2 * seconds(length, 1))
+        within = most if slope <= 0 else math.floor(max(limit - fixed, 0.0) / slope)
         rows = max(1, min(most, within))
         return rows, seconds(rows * length, rows)
 
@@ -138,6 +139,7 @@ class _Growth(Generic[T]):
         self._now, self._budget, self._policy, self._forecast = now, budget, policy, forecast
         self._longest = leader.length
         self._spent = forecast.seconds(leader.length, 1)
+        self._limit = max(policy.max_seconds, 2 * self._spent)
         self._latest = leader.deadline
         self._company_later = 1 - 1 / max(1.0, waiting * ALIKE)
 
@@ -170,7 +172,7 @@ class _Growth(Generic[T]):
             return False
         together = self._forecast.seconds(longest * rows, rows)
         end = self._now + self._forecast.margin * together
-        if together > self._policy.max_seconds or end > self._latest:
+        if together > self._limit or end > self._latest:
             return False
         if together > self._spent + self._apart(newcomer.length):
             return False

@@ -23,7 +23,8 @@ class Policy:
         max_tokens: budget of a call in elements (padded: rows x longest; packed: all tokens), which bounds the memory
             of a call; a single longer row goes alone.
         max_rows: most rows of a batch.
-        max_seconds: a batch grows no further once its forecast passes this, so that the rows behind it don't wait long.
+        max_seconds: a batch grows no further once its forecast passes this, so that the rows behind it don't wait long;
+            on a machine where the shortest call takes most of it, twice that call.
         linger: longest wait for company, seconds; the policy waits less where company saves less.
         patience: after this many seconds a row goes before all later ones of its priority, whatever their deadlines.
         head_start: a row of high priority goes before normal ones that came up to so many seconds earlier, and never
@@ -63,13 +64,16 @@ def for_layout(policy: Policy, layout: Layout, curve: LatencyCurve, correction: 
 def packed_budget(curve: LatencyCurve, max_seconds: float) -> int:
     """The smallest call that costs nearly as little for each token as the best one, of those of ``max_seconds``.
 
+    Where the least call takes more than half of that, of those of twice its time: calls that are slow by their fixed
+    cost would only lose more by being small.
+
     Returns:
         Tokens, a multiple of ``PACK_MULTIPLE`` between ``LEAST_PACKED`` and ``MOST_PACKED``.
     """
     sizes = [
         size
         for size in range(LEAST_PACKED, MOST_PACKED + 1, PACK_MULTIPLE)
-        if size == LEAST_PACKED or curve.seconds(size, 1) <= max_seconds
+        if curve.seconds(size, 1) <= max(max_seconds, 2 * curve.seconds(LEAST_PACKED, 1))
     ]
     best = min(curve.seconds(size, 1) / size for size in sizes)
     return next(size for size in sizes if curve.seconds(size, 1) / size <= NEAR_BEST * best)

@@ -165,6 +165,8 @@ def test_the_packed_budget_is_the_smallest_call_that_is_nearly_as_good_as_the_be
     assert packed_budget(flat, 0.004) <= 300  # 4 ms are 300 tokens
     exported_on_a_busy_machine = LatencyCurve(base=0.01, per_token=1e-4, per_row=0.0, per_square=0.0)
     assert for_layout(Policy(), Layout.PACKED, exported_on_a_busy_machine).max_tokens < 210  # of 30 ms
+    slow = LatencyCurve(base=0.04, per_token=1e-4, per_row=0.0, per_square=0.0)
+    assert packed_budget(slow, 0.03) > 256  # small calls would only be slower for each token
     corrected = for_layout(Policy(), Layout.PACKED, exported_on_a_busy_machine, 0.1)
     assert corrected.max_tokens == packed_budget(flat, 0.03)
 
