@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ..bundle.evidence import LatencyCurve
 from ..bundle.specs import Layout, ModelSpec
 from .batching import lay_out, plan, token_budget
 from .engine import Engine
@@ -17,7 +18,11 @@ MAX_TOKENS = token_budget(Layout.PADDED)
 
 
 def run_batches(
-    engine: Engine, rows: Sequence[Row], model: ModelSpec, progress: Callable[[int], None] | None = None
+    engine: Engine,
+    rows: Sequence[Row],
+    model: ModelSpec,
+    progress: Callable[[int], None] | None = None,
+    curve: LatencyCurve | None = None,
 ) -> Floats:
     """Logits [rows, classes] in the order of ``rows``, computed in the planner's batches (:func:`batches_of`).
 
@@ -26,13 +31,14 @@ def run_batches(
         rows: rows in any order.
         model: the model's labels and pad id.
         progress: told the number of rows done after each batch.
+        curve: the engine's, where it is known: batches are then those that take the least time together.
 
     Raises:
         EngineFailed: a non-finite or misshapen answer, or the runtime raised.
     """
     answer = np.empty((len(rows), len(model.labels)), dtype=np.float32)
     done = 0
-    for batch in batches_of([len(row) for row in rows], engine.layout):
+    for batch in batches_of([len(row) for row in rows], engine.layout, curve):
         answer[batch] = run_rows(engine, [rows[i] for i in batch], model)
         done += len(batch)
         if progress:
@@ -40,9 +46,9 @@ def run_batches(
     return answer
 
 
-def batches_of(lengths: Sequence[int], layout: Layout) -> list[list[int]]:
+def batches_of(lengths: Sequence[int], layout: Layout, curve: LatencyCurve | None = None) -> list[list[int]]:
     """The batches that a layout is run in: of like length where rows are padded, in order where they are packed."""
-    return plan(lengths, max_tokens=token_budget(layout), max_rows=MAX_ROWS, layout=layout)
+    return plan(lengths, max_tokens=token_budget(layout), max_rows=MAX_ROWS, layout=layout, curve=curve)
 
 
 def run_rows(engine: Engine, rows: Sequence[Row], model: ModelSpec) -> Floats:

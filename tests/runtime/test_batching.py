@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nlpdeploy.bundle.errors import EngineFailed
+from nlpdeploy.bundle.evidence import LatencyCurve
 from nlpdeploy.bundle.specs import Layout, TensorSpec
 from nlpdeploy.runtime.batching import PACK_MULTIPLE, call_size, lay_out, plan
 from nlpdeploy.runtime.text import Row
@@ -30,6 +33,46 @@ def test_a_plan_has_each_row_once_within_the_budget(lengths, max_tokens, max_row
 
 def test_rows_of_like_length_go_together():
     assert plan([500, 3, 490, 4], max_tokens=1000, max_rows=8) == [[1, 3], [2, 0]]
+
+
+def seconds(batches, lengths, curve):
+    """What a call costs besides its tokens counts twice."""
+    return len(batches) * curve.base + sum(
+        curve.seconds(*call_size([lengths[i] for i in batch], Layout.PADDED)) for batch in batches
+    )
+
+
+@given(
+    st.lists(st.integers(1, 60), max_size=8), st.integers(1, 200), st.integers(1, 8),
+    st.floats(0, 1e-2), st.floats(1e-6, 1e-3), st.floats(0, 1e-5),
+)  # fmt: skip
+def test_with_a_curve_no_other_cuts_of_the_sorted_rows_take_less_time(
+    lengths, max_tokens, max_rows, base, per_token, per_square
+):
+    curve = LatencyCurve(base, per_token, 0.0, per_square)
+    batches = plan(lengths, max_tokens=max_tokens, max_rows=max_rows, curve=curve)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    every = []
+    for cuts in itertools.product([False, True], repeat=max(0, len(order) - 1)):
+        split = [[order[0]]] if order else []
+        for index, cut in zip(order[1:], cuts, strict=True):
+            split.append([index]) if cut else split[-1].append(index)
+        sizes = [(len(batch), len(batch) * max(lengths[i] for i in batch)) for batch in split]
+        if all(rows == 1 or (rows <= max_rows and elements <= max_tokens) for rows, elements in sizes):
+            every.append(seconds(split, lengths, curve))
+    assert seconds(batches, lengths, curve) == pytest.approx(min(every))
+    for batch in batches:
+        assert len(batch) <= max_rows
+        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= max_tokens
+
+
+def test_a_long_row_does_not_pad_seven_short_ones_unless_a_call_costs_more():
+    lengths = [6, 60, 7, 8, 6, 7, 8, 6]
+    cheap_calls = LatencyCurve(base=1e-3, per_token=1e-4, per_row=0.0, per_square=0.0)
+    dear_calls = LatencyCurve(base=1.0, per_token=1e-4, per_row=0.0, per_square=0.0)
+    assert [len(b) for b in plan(lengths, max_tokens=4096, max_rows=32, curve=cheap_calls)] == [7, 1]
+    assert [len(b) for b in plan(lengths, max_tokens=4096, max_rows=32, curve=dear_calls)] == [8]
 
 
 def test_padded_rows_get_the_pad_id_a_mask_and_segment_zero():
