@@ -2,8 +2,8 @@
 
 The row is ``[1, T]``: one text behind the other, positions that start anew with each, and the number of the text that
 each token belongs to. Attention gets a block-diagonal mask, a token sees its own text alone; the encoder's output at
-each text's first token then goes through the model's own pooler and head. No padding is computed and no text can change
-another's answer through it (Krell et al. 2021, https://arxiv.org/abs/2107.02027, do so in training).
+each text's first token then goes through the model's own pooler and head. No padding is computed, and one text never
+enters another's sums (Krell et al. 2021, https://arxiv.org/abs/2107.02027, do so in training).
 
 Nothing of the architectures is written down anew, and nothing is taken on trust: the packed module must answer as the
 checkpoint does for each text alone, or there is no packed engine.
