@@ -134,10 +134,8 @@ def _tell(server: RunningServer, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(result), flush=True)
         return
-    names = ", ".join(
-        f"{model['name']}/{model['version']} on {len(model['workers'])} workers" for model in result["models"]
-    )
-    console.note(f"ready: {names}")
+    told = [f"{model['name']}/{model['version']} (workers: {len(model['workers'])})" for model in result["models"]]
+    console.note(f"ready: {', '.join(told)}")
     console.note(
         f"REST {addresses.host}:{addresses.http}, gRPC {addresses.host}:{addresses.grpc}, "
         f"management 127.0.0.1:{addresses.management}, metrics 127.0.0.1:{addresses.metrics}/metrics"
