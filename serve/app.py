@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from ..runtime.predictor import Predictor
-from .log import LogFormat, logging_to, say_without_texts
+from .log import LogFormat, format_for, logging_to, say_without_texts
 from .metrics import Metrics
 from .models import load_models
 from .plane import DataPlane
@@ -63,7 +63,7 @@ def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
         InvalidInput: a setting is out of range, or a port is in use.
     """
     check(settings)
-    form = settings.log_format or ("text" if sys.stderr.isatty() else "json")
+    form = settings.log_format or format_for(sys.stderr)
     with logging_to(sys.stderr, form), _request_log(settings, form) as requests:
         return _run(dataclasses.replace(settings, wire=fitted(settings.wire)), predictors, requests)
 

@@ -235,7 +235,8 @@ class Connection(asyncio.Protocol):
         self._task, self._deaf = None, True
         self._queue.clear()
         if not linger:
-            self._transport.close()
+            self._transport.close()  # once the client has taken what is on its way
+            self.expires = time.monotonic() + self._limits.writing
             return
         with contextlib.suppress(OSError, NotImplementedError):
             self._transport.write_eof()
