@@ -26,7 +26,7 @@ class InferStream:
     """One call of ``ModelStreamInfer``.
 
     Answers leave in the order in which they are done, each with its request's id. One that failed has the error's line
-    in ``error_message``, and the id, the kind (``error_kind``) and the hint (``retry_after``, whole seconds) in
+    in ``error_message``, and the id, the kind (``error_kind``) and the hints (``retry_after``, ``retry_after_ms``) in
     ``infer_response``; the stream lives on. It ends when the client has sent its last request and got its last answer.
 
     Args:
