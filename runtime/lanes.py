@@ -7,8 +7,9 @@ the model, the runtime and the machine, so a server measures it when it starts.
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +21,10 @@ from .text import Row
 
 MAX_LANES = 4
 """Each lane holds the weights once more."""
-MEASURE_SECONDS = 0.4
+MEASURE_SECONDS = 0.25
 WARM_SECONDS = 0.4
+WIDE_WARM_SECONDS = 0.15
+"""It is opened after the lanes, so that a start waits for all of it, and runs short rows mostly, which come first."""
 CLEARLY = 0.9
 """A wide engine must take at most this share of a lane's time: it holds the weights once more."""
 LONG_TOKENS = 128
@@ -59,17 +62,45 @@ def fill_cores(threads: int, cores: int) -> tuple[int, int]:
     return lanes, max(threads, cores // lanes)
 
 
-def warm_up(engine: Engine, model: ModelSpec) -> None:
+def side_by_side(open_lane: Callable[[], Engine], count: int) -> list[Engine]:
+    """Open so many lanes at once, each in a thread of its own: on as many cores they are there as soon as one is.
+
+    Raises:
+        EngineFailed, EngineUnavailable: of the first lane that can't be opened; the others are closed again.
+    """
+    opened: list[Engine] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            opened.append(open_lane())
+        except BaseException as error:  # noqa: BLE001  (raised again where all are waited for)
+            failed.append(error)
+
+    # Daemons, so that an interrupted start ends at once.
+    threads = [threading.Thread(target=work, name="open lane", daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        for engine in opened:
+            engine.close()
+        raise failed[0]
+    return opened
+
+
+def warm_up(engine: Engine, model: ModelSpec, seconds: float = WARM_SECONDS) -> None:
     """Run each length that a packed row within the budget can have, so that no request pays for a new shape.
 
-    Stops after ``WARM_SECONDS``; does nothing for padded engines, whose shapes can't be counted.
+    Short ones first; stops after so many ``seconds``. Does nothing for padded engines, whose shapes can't be counted.
 
     Raises:
         EngineFailed: the runtime raised.
     """
     if engine.layout is not Layout.PACKED:
         return
-    stop = time.perf_counter() + WARM_SECONDS
+    stop = time.perf_counter() + seconds
     for length in range(PACK_MULTIPLE, token_budget(Layout.PACKED) + 1, PACK_MULTIPLE):
         if time.perf_counter() > stop:
             return

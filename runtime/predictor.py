@@ -19,7 +19,7 @@ from .calls import run_batches, run_rows
 from .catalogue import load_engine
 from .cores import usable_cores
 from .engine import Engine, EngineOptions
-from .lanes import LayoutChoice, compare_wide, fill_cores, warm_up
+from .lanes import WIDE_WARM_SECONDS, LayoutChoice, compare_wide, fill_cores, side_by_side, warm_up
 from .tasks import Floats, decode, top_classes
 from .text import Row, TextEncoder
 
@@ -245,11 +245,18 @@ def _with_lanes(opening: _Opening, encoder: TextEncoder, threads: int | None) ->
         count, threads or each, None, "the threads were named" if threads else "one lane has all cores"
     )
     model = opening.manifest.model
-    opened: list[Engine] = []
+
+    def open_lane() -> Engine:
+        lane = opening.proven(layout.threads)
+        try:
+            warm_up(lane, model)
+        except BaseException:
+            lane.close()
+            raise
+        return lane
+
+    opened = side_by_side(open_lane, count)
     try:
-        for _ in range(count):
-            opened.append(opening.proven(layout.threads))
-            warm_up(opened[-1], model)
         wide = None
         if threads is None and count > 1 and opening.manifest.golden:
             wide, layout = _wide(opening, opened[0], cores, layout)
@@ -273,7 +280,7 @@ def _wide(opening: _Opening, lane: Engine, cores: int, layout: LayoutChoice) -> 
         wide.close()
         wide = None
     elif wide:
-        warm_up(wide, opening.manifest.model)
+        warm_up(wide, opening.manifest.model, WIDE_WARM_SECONDS)
     return wide, layout
 
 

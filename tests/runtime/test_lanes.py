@@ -1,6 +1,7 @@
 """Lanes and the wide engine: what a server loads, and that a measurement decides it."""
 
 import dataclasses
+import threading
 import time
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 
 from nlpdeploy.bundle.errors import EngineFailed
 from nlpdeploy.bundle.specs import Layout
-from nlpdeploy.runtime import lanes, load, predictor
+from nlpdeploy.runtime import load, predictor
 from nlpdeploy.runtime.calls import run_rows
-from nlpdeploy.runtime.lanes import LayoutChoice, compare_wide, warm_up
+from nlpdeploy.runtime.lanes import LayoutChoice, compare_wide, side_by_side, warm_up
 from nlpdeploy.runtime.text import Row
 from support.engines import TinyEngine, tiny_model
 from support.linear_engines import PackedLinearEngine, model
@@ -118,8 +119,22 @@ def test_a_packed_engine_has_run_every_length_of_its_budget_before_the_first_req
     assert padded.layout is Layout.PADDED
 
 
-def test_warming_up_ends_when_its_time_is_over(monkeypatch):
-    monkeypatch.setattr(lanes, "WARM_SECONDS", 0.0)
+def test_warming_up_ends_when_its_time_is_over():
     engine = PackedLinearEngine(delay=lambda rows, length: 0.01)
-    warm_up(engine, model(max_length=96))
+    warm_up(engine, model(max_length=96), 0.0)
     assert len(engine.calls) <= 1
+
+
+def test_lanes_are_opened_at_once_and_one_that_fails_closes_the_others():
+    all_here = threading.Barrier(3, timeout=30)
+    opened: list[TinyEngine] = []
+
+    def open_lane() -> TinyEngine:
+        if all_here.wait() == 0:
+            raise EngineFailed("no memory for it")
+        opened.append(TinyEngine())
+        return opened[-1]
+
+    with pytest.raises(EngineFailed, match="no memory for it"):
+        side_by_side(open_lane, 3)
+    assert [engine.closed for engine in opened] == [True, True]
