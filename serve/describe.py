@@ -52,7 +52,8 @@ def index(models: Sequence[ServedModel], expected: Set[str], *, opened: bool, dr
     for served in models:
         state, reason = "READY" if opened else "LOADING", ""
         if not served.ready():
-            state, reason = "UNAVAILABLE", "its engine has stopped; restart the server"
+            stopped, hanging = "its engine has stopped; restart the server", "its engine hangs in a call"
+            state, reason = "UNAVAILABLE", hanging if served.alive() else stopped
         elif draining:
             state, reason = "UNAVAILABLE", "the server is going down"
         entries.append(IndexEntry(served.name, served.version, state, reason))

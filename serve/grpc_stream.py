@@ -47,11 +47,12 @@ class InferStream:
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait({reading, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
+            ended = reading.done()
+            if ended:
                 reading.result()
             while self._open:
                 await asyncio.wait(self._open)
-            if not reading.done():
+            if not ended:
                 await self._context.abort(grpc.StatusCode.UNAVAILABLE, "the server is going down")
         finally:
             for task in (reading, stopped, *self._open):
@@ -59,6 +60,8 @@ class InferStream:
 
     async def _read(self) -> None:
         while (raw := await self._context.read()) is not grpc.aio.EOF:
+            if self._stopping.is_set():
+                return  # unread, as all that would follow: the stream's end says so
             await self._room.acquire()
             task = asyncio.ensure_future(self._answer(raw))
             self._open.add(task)
