@@ -30,7 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.print_json(found)
         return 0
     sets = " ".join(machine["instruction_sets"]) or "no known instruction sets"
-    console.note(f"Python {found['python']}, {machine['cores']} usable cores, {sets}")
+    console.note(f"Python {found['python']}, {machine['cores']} usable cores")
+    console.note(sets)
     console.note(f"store {found['store']}")
     packages = [[name, version or "missing"] for name, version in machine["packages"].items()]
     console.print_table(["package", "version"], packages, left=(0, 1))
