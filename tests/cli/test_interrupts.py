@@ -143,8 +143,6 @@ def test_an_interrupted_load_test_ends_its_processes_and_keeps_what_it_measured(
 
 DEMO_STAGES = {
     "while it trains": ("*", 0),
-    "while it exports": ("model_store/.staging/*/work", 0),
-    "while it serves": ("baseline.log", 2),
     "while it load-tests": ("loadtest-1/samples-*.bin", 3),
 }
 
