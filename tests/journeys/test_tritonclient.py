@@ -43,21 +43,31 @@ def ask(module, address, name, texts):
     return labels, answer.as_numpy("score"), answer.as_numpy("scores")
 
 
-@pytest.mark.parametrize("subject", ["english", "chinese"])
-def test_concurrent_requests_of_mixed_sizes_get_the_engines_own_answers(subject, request):
+def margin(answer):
+    first, second = sorted(answer.scores.values(), reverse=True)[:2]
+    return first - second
+
+
+# In bf16 the last bits of a row depend on the size of its call; labels that are no near tie don't, and nothing does in int8.
+@pytest.mark.parametrize(
+    ("subject", "engine", "near"),
+    [("english", "onnx-int8", 1e-5), ("english", "openvino-bf16-packed", 0.02), ("chinese", "onnx-int8", 1e-5)],
+)
+def test_concurrent_requests_of_mixed_sizes_get_the_engines_own_answers(subject, engine, near, request):
     exported = request.getfixturevalue(subject)
     texts = texts_of(exported)
-    predictor = load(exported.store / exported.name)
+    predictor = load(exported.store / exported.name, engine=engine)
     expected = predictor(texts)
-    with server("--store", exported.store, "--model", exported.name) as ready:
+    with server("--store", exported.store, "--model", exported.name, "--engine", engine) as ready:
         for module, port in ((tritonclient.grpc, ready["grpc_port"]), (tritonclient.http, ready["http_port"])):
             slices, address = list(mixed_sizes(len(texts))), f"127.0.0.1:{port}"
             with ThreadPoolExecutor(8) as pool:
                 asked = [pool.submit(ask, module, address, exported.name, texts[part]) for part in slices]
             answers = [future.result() for future in asked]
             labels = [label for part, _, _ in answers for label in part]
-            assert labels == [answer.label for answer in expected]
+            pairs = zip(labels, expected, strict=True)
+            assert all(label == answer.label or margin(answer) < 2 * near for label, answer in pairs)
             scores = np.concatenate([part for _, part, _ in answers])
-            np.testing.assert_allclose(scores, [answer.score for answer in expected], atol=1e-5)
+            np.testing.assert_allclose(scores, [answer.score for answer in expected], atol=near)
             everything = np.concatenate([part for _, _, part in answers])
-            np.testing.assert_allclose(everything, [list(answer.scores.values()) for answer in expected], atol=1e-5)
+            np.testing.assert_allclose(everything, [list(answer.scores.values()) for answer in expected], atol=near)
