@@ -48,7 +48,7 @@ def margin(answer):
     return first - second
 
 
-# In bf16 the last bits of a row depend on the size of its call; labels that are no near tie don't, and nothing does in int8.
+# In bf16 a row's last bits depend on the size of its call, and no label does that is no near tie; in int8 nothing does.
 @pytest.mark.parametrize(
     ("subject", "engine", "near"),
     [("english", "onnx-int8", 1e-5), ("english", "openvino-bf16-packed", 0.02), ("chinese", "onnx-int8", 1e-5)],
