@@ -22,6 +22,19 @@ KERNEL_CACHE = 128
 no faster than 128."""
 
 
+def _meet_numpy() -> None:
+    """Have the bindings look numpy up while one thread alone is here, as an import is.
+
+    They do it with the first array, under a lock of their own in which they need the interpreter's: two threads with
+    first arrays wait for each other for ever.
+    """
+    tensor = ov.Tensor(np.zeros(1, dtype=np.int64), shared_memory=True)
+    np.array(tensor.data, np.float32)
+
+
+_meet_numpy()
+
+
 class OpenVINOEngine:
     """A compiled model with one inference request; keeps the contract of ``runtime/engine.py``.
 
