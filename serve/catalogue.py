@@ -9,7 +9,8 @@ from ..wire.descriptions import IndexEntry, ModelConfig, ModelStatistics
 from ..wire.tensors import ModelMetadata, ServerMetadata
 from .describe import index, model_config, server_metadata
 from .models import ModelSet
-from .served_model import Capacity, ServedModel
+from .served import Served
+from .served_model import Capacity
 
 
 class Catalogue:
@@ -83,11 +84,11 @@ class Catalogue:
         entries = index(self._models.all(), self._expected, opened=self._opened, draining=self._draining)
         return [entry for entry in entries if entry.state == "READY" or not ready]
 
-    def served(self) -> list[ServedModel]:
+    def served(self) -> list[Served]:
         """All served models, each version for itself."""
         return self._models.all()
 
-    def _find(self, name: str, version: str) -> ServedModel:
+    def _find(self, name: str, version: str) -> Served:
         if not self._opened and name in self._expected:
             raise Unavailable(f"model {name} is being loaded")
         return self._models.find(name, version)

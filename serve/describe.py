@@ -9,7 +9,8 @@ from ..bundle.specs import TensorSpec
 from ..wire.codec_descriptions import data_type
 from ..wire.descriptions import ConfigInput, ConfigOutput, ConfigParameter, DynamicBatching, IndexEntry, ModelConfig
 from ..wire.tensors import ServerMetadata
-from .served_model import Capacity, ServedModel
+from .served import Served
+from .served_model import Capacity
 from .ticket import Priority
 
 SERVER_NAME = "nlpdeploy"
@@ -26,7 +27,7 @@ def server_metadata() -> ServerMetadata:
     return ServerMetadata(SERVER_NAME, release, EXTENSIONS)
 
 
-def model_config(served: ServedModel, capacity: Capacity) -> ModelConfig:
+def model_config(served: Served, capacity: Capacity) -> ModelConfig:
     """How a model may be asked: its tensors by row, and the most rows of a request."""
     metadata = served.metadata
     return ModelConfig(
@@ -45,15 +46,14 @@ def model_config(served: ServedModel, capacity: Capacity) -> ModelConfig:
     )
 
 
-def index(models: Sequence[ServedModel], expected: Set[str], *, opened: bool, draining: bool) -> list[IndexEntry]:
+def index(models: Sequence[Served], expected: Set[str], *, opened: bool, draining: bool) -> list[IndexEntry]:
     """All that is served or, before the server has opened, expected, with the reason why one doesn't answer."""
     missing = () if opened else sorted(expected - {served.name for served in models})
     entries = [IndexEntry(name, "", "LOADING") for name in missing]
     for served in models:
         state, reason = "READY" if opened else "LOADING", ""
         if not served.ready():
-            stopped, hanging = "its engine has stopped; restart the server", "its engine hangs in a call"
-            state, reason = "UNAVAILABLE", hanging if served.alive() else stopped
+            state, reason = "UNAVAILABLE", served.trouble()
         elif draining:
             state, reason = "UNAVAILABLE", "the server is going down"
         entries.append(IndexEntry(served.name, served.version, state, reason))

@@ -123,7 +123,9 @@ async def _explain(settings: Settings, predictors: Sequence[Predictor]) -> Expla
         limits = core_limits()
         return Explanation(
             cores=Choice(limits.usable, _why_cores(limits)),
-            models=tuple(_model(served, settings, limits.usable) for served in plane.served()),
+            models=tuple(
+                _model(served, settings, limits.usable) for served in plane.served() if isinstance(served, ServedModel)
+            ),
             addresses={
                 "grpc": f"{settings.host}:{settings.grpc_port}",
                 "http": f"{settings.host}:{settings.http_port}",

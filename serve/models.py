@@ -17,7 +17,7 @@ from ..bundle.names import Reference
 from ..bundle.store import Store
 from ..runtime.predictor import Predictor, load
 from ..wire.tensors import ModelMetadata
-from .served_model import ServedModel
+from .served import Served
 
 T = TypeVar("T")
 
@@ -26,16 +26,16 @@ class ModelSet:
     """Served models by name and version."""
 
     def __init__(self) -> None:
-        self._models: dict[str, dict[str, ServedModel]] = {}
+        self._models: dict[str, dict[str, Served]] = {}
         self._chosen: dict[str, str] = {}
 
-    def add(self, served: ServedModel, *, chosen: bool) -> None:
+    def add(self, served: Served, *, chosen: bool) -> None:
         """Serve one more; ``chosen`` makes it the answer to requests without a version."""
         self._models.setdefault(served.name, {})[served.version] = served
         if chosen or served.name not in self._chosen:
             self._chosen[served.name] = served.version
 
-    def find(self, name: str, version: str = "") -> ServedModel:
+    def find(self, name: str, version: str = "") -> Served:
         """The model of that name and version; an empty version is the chosen one.
 
         Raises:
@@ -54,11 +54,11 @@ class ModelSet:
         chosen = self._chosen[name]
         return tuple(sorted(self._models[name], key=lambda version: (version != chosen, version)))
 
-    def metadata(self, served: ServedModel) -> ModelMetadata:
+    def metadata(self, served: Served) -> ModelMetadata:
         """What a model takes and gives, with all served versions of its name."""
         return dataclasses.replace(served.metadata, versions=self.versions(served.name))
 
-    def all(self) -> list[ServedModel]:
+    def all(self) -> list[Served]:
         """All served models."""
         return [served for versions in self._models.values() for served in versions.values()]
 

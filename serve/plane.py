@@ -25,6 +25,7 @@ from .job import Job, Question
 from .metrics import CANCELLED, Metrics, outcome_of
 from .request_log import note_job, note_model
 from .requests import read_body, read_request, read_timeout, rows_asked
+from .served import Served
 from .served_model import Capacity, ServedModel
 
 
@@ -67,6 +68,10 @@ class DataPlane(Catalogue):
         served = ServedModel(predictor, version, self._capacity, self._encoders, self.metrics)
         self._models.add(served, chosen=chosen)
         return served
+
+    def adopt(self, served: Served, *, chosen: bool = True) -> None:
+        """Serve one more model, whose answers are made elsewhere."""
+        self._models.add(served, chosen=chosen)
 
     async def warm(self) -> None:
         """Let every encoder thread make its copy of every tokenizer, which a first request would wait for, and measure
@@ -111,7 +116,7 @@ class DataPlane(Catalogue):
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
-    def require(self, name: str, version: str = "") -> ServedModel:
+    def require(self, name: str, version: str = "") -> Served:
         """The model asked; a front asks before it reads a body. One that isn't here is counted.
 
         Raises:
@@ -178,7 +183,7 @@ class DataPlane(Catalogue):
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
-    async def _answered(self, served: ServedModel, question: Question, accepted: float, deadline: float) -> Job:
+    async def _answered(self, served: Served, question: Question, accepted: float, deadline: float) -> Job:
         """Run a question to its end: the job comes back settled and answered, or its error is raised."""
         loop = asyncio.get_running_loop()
         if math.isinf(deadline):
@@ -205,7 +210,7 @@ class DataPlane(Catalogue):
         return job
 
     @contextlib.contextmanager
-    def _counted(self, accepted: float, name: str, version: str) -> Iterator[ServedModel]:
+    def _counted(self, accepted: float, name: str, version: str) -> Iterator[Served]:
         """The model asked; whatever ends the request other than an answer is counted once, by its kind."""
         served = self.require(name, version)
         try:
@@ -219,7 +224,7 @@ class DataPlane(Catalogue):
             served.statistics.failed(spent)
             raise
 
-    def _count_answer(self, served: ServedModel, job: Job) -> Mapping[str, float]:
+    def _count_answer(self, served: Served, job: Job) -> Mapping[str, float]:
         now = self._now()
         stages = job.stages(now)
         served.metrics.answered(now - job.accepted, stages, sum(row.truncated for row in job.rows))
@@ -237,7 +242,7 @@ def _or_never(deadline: float | None) -> float:
     return math.inf if deadline is None else deadline
 
 
-def _expire(served: ServedModel, job: Job) -> None:
+def _expire(served: Served, job: Job) -> None:
     if not job.settled.done():
         served.metrics.refused(Refusal.EXPIRED)
         allowed = max(job.deadline - job.accepted, 0.0)

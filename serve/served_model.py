@@ -147,6 +147,10 @@ class ServedModel:
         """Whether no worker has ended before its queue was closed: one that has never comes back."""
         return self._failure is None
 
+    def trouble(self) -> str:
+        """Why it isn't ready."""
+        return "its engine hangs in a call" if self.alive() else "its engine has stopped; restart the server"
+
     def idle(self) -> bool:
         """Whether every accepted job is answered."""
         return not self._open
