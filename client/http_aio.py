@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any
 
 from ..wire.address import Address
+from ..wire.http1 import AnswerParser, MalformedAnswer
+from ..wire.http_connection import HttpConnection
 from .deadline import Deadline
 from .failures import out_of_time
-from .http1 import AnswerParser, MalformedAnswer, request_bytes
-from .http_transport import broken_off, check_connections, not_connected, prepare_socket, read_reply
+from .http1 import request_bytes
+from .http_transport import broken_off, check_connections, not_connected, read_reply
 from .questions import Question, Reply
 from .retry import Failed
 
@@ -27,7 +29,7 @@ class HttpTransport:
 
     def __init__(self, address: Address, connections: int) -> None:
         self._address, self._server = address, str(address)
-        self._idle: list[_Connection] = []
+        self._idle: list[HttpConnection] = []
         self._places = asyncio.Semaphore(check_connections(connections))
         self._closed = False
 
@@ -70,7 +72,7 @@ class HttpTransport:
         self._drop_idle()
         await asyncio.sleep(0)  # in which the loop closes the sockets
 
-    async def _take(self, deadline: Deadline) -> tuple[_Connection, bool]:
+    async def _take(self, deadline: Deadline) -> tuple[HttpConnection, bool]:
         """A connection, and whether it was used before."""
         while self._idle:
             connection = self._idle.pop()
@@ -80,7 +82,7 @@ class HttpTransport:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(deadline.left()):
-                _, made = await loop.create_connection(_Connection, self._address.host, self._address.port)
+                _, made = await loop.create_connection(HttpConnection, self._address.host, self._address.port)
         except OSError as error:
             raise not_connected(self._server, error, deadline) from error
         return made, False
@@ -88,77 +90,3 @@ class HttpTransport:
     def _drop_idle(self) -> None:
         while self._idle:
             self._idle.pop().cut()
-
-
-class _Connection(asyncio.Protocol):
-    """One connection, one request at a time. Its bytes are parsed as they come, so that the loop is woken once."""
-
-    def __init__(self) -> None:
-        self.usable = True
-        self._transport: asyncio.Transport | None = None
-        self._answer: AnswerParser | None = None
-        self._done: asyncio.Future[None] | None = None
-
-    async def ask(self, message: bytes, answer: AnswerParser) -> None:
-        """Send; wait until the answer is whole.
-
-        Raises:
-            ConnectionError: the connection ended before.
-            MalformedAnswer: bytes that are no answer.
-        """
-        if self._transport is None or not self.usable:
-            raise ConnectionError("the connection closed before an answer")
-        self._answer, self._done = answer, asyncio.get_running_loop().create_future()
-        self._transport.write(message)
-        try:
-            await self._done
-        finally:
-            self._answer = self._done = None
-
-    def cut(self) -> None:
-        """Close now, whatever is still to be sent."""
-        self.usable = False
-        if self._transport is not None:
-            self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection stands."""
-        self._transport = cast(asyncio.Transport, transport)
-        prepare_socket(transport.get_extra_info("socket"))
-
-    def data_received(self, data: bytes) -> None:
-        """A piece of an answer; without a question the connection is of no more use."""
-        self._feed(data)
-
-    def eof_received(self) -> None:
-        """The server has closed its side."""
-        self.usable = False
-        self._feed(b"")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        self.usable = False
-        if exc is None:
-            self._feed(b"")
-        else:
-            self._settle(exc)
-
-    def _feed(self, data: bytes) -> None:
-        if self._answer is None:
-            self.usable = False
-            return
-        try:
-            self._answer.feed(data)
-        except (ConnectionError, MalformedAnswer) as error:
-            self._settle(error)
-        else:
-            if self._answer.complete:
-                self._settle(None)
-
-    def _settle(self, error: Exception | None) -> None:
-        if self._done is None or self._done.done():
-            return
-        if error is None:
-            self._done.set_result(None)
-        else:
-            self._done.set_exception(error)

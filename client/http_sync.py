@@ -8,10 +8,12 @@ import threading
 from typing import Any
 
 from ..wire.address import Address
+from ..wire.http1 import AnswerParser, MalformedAnswer
+from ..wire.http_connection import prepare_socket
 from .deadline import Deadline
 from .failures import out_of_time
-from .http1 import AnswerParser, MalformedAnswer, request_bytes
-from .http_transport import broken_off, check_connections, not_connected, prepare_socket, read_reply
+from .http1 import request_bytes
+from .http_transport import broken_off, check_connections, not_connected, read_reply
 from .questions import Question, Reply
 from .retry import Failed
 

@@ -1,19 +1,13 @@
-"""What both HTTP transports make of an answer, of a lost connection, and of a new one. Pure but for socket options."""
+"""What both HTTP transports make of an answer, of a lost connection, and of a new one. Pure."""
 
 from __future__ import annotations
 
-import socket
-
 from ..bundle.errors import InvalidInput
+from ..wire.http1 import AnswerParser, MalformedAnswer
 from .deadline import Deadline
 from .failures import http_failure, no_server, out_of_time, unreadable
-from .http1 import AnswerParser, MalformedAnswer
 from .questions import Reply
 from .retry import Failed, Fate
-
-_KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
-"""Seconds without traffic before the first probe, between probes, and how many may be lost. Routers forget silent
-connections; who then asks on one would wait out the deadline. A system that lacks an option keeps its own value."""
 
 
 def check_connections(connections: int) -> int:
@@ -25,15 +19,6 @@ def check_connections(connections: int) -> int:
     if connections < 1:
         raise InvalidInput("connections", found=connections, wanted="at least 1")
     return connections
-
-
-def prepare_socket(connection: socket.socket) -> None:
-    """No waiting for more to send, and probes while it is idle."""
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in _KEEPALIVE.items():
-        if hasattr(socket, name):
-            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def read_reply(server: str, answer: AnswerParser) -> Reply:

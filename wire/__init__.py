@@ -1,4 +1,4 @@
-"""The Open Inference Protocol alone: messages, codecs, and error kind -> gRPC and HTTP status.
+"""The Open Inference Protocol and what carries it: messages, codecs, HTTP/1.1, error kind -> gRPC and HTTP status.
 
 Knows no servers, clients or models.
 """
