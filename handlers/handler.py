@@ -44,6 +44,7 @@ class BundleHandler:
         self._predictor: Predictor | None = None
         self._metrics: WorkerMetrics | None = None
         self._parameters: dict[str, Any] = {}
+        self._description = b""
 
     def initialize(self, context: Any) -> None:
         """Check every file, load the engine, replay the golden samples, warm up; TorchServe says READY after this.
@@ -60,7 +61,7 @@ class BundleHandler:
             settings = read_worker_settings(context.model_yaml_config or {})
             threads = settings.threads or max(1, usable_cores() // settings.workers)
             predictor = self.load(folder, settings, threads)
-            warm_up(predictor, int(context.system_properties.get("batch_size") or 1))
+            warm_up(predictor, _batch_size(context))
         except NlpdeployError as error:
             log.error("%s%s", FAILED_MARK, error.line())
             raise RuntimeError(error.line()) from error
@@ -84,6 +85,13 @@ class BundleHandler:
             "bundle_digest": manifest.derived_from or manifest.digest,
             "engine": predictor.engine.id,
         }
+        self._description = replies.description(
+            manifest,
+            predictor.engine.id,
+            version=_version(context),
+            workers=read_worker_settings(context.model_yaml_config or {}).workers,
+            batch_size=_batch_size(context),
+        )
 
     def handle(self, data: Sequence[Mapping[str, Any]], context: Any) -> list[bytes]:
         """Answer a batch.
@@ -97,8 +105,6 @@ class BundleHandler:
         """
         if self._predictor is None or self._metrics is None:
             raise RuntimeError("initialize has not been called")
-        if len(data) == 1 and asked_otherwise(context.get_all_request_header(0)) == "describe":
-            return [replies.description(self._predictor.manifest, self._predictor.engine.id)]
         batch = _Batch(self._predictor, data, context)
         begun = time.perf_counter()
         batch.encode()
@@ -113,7 +119,9 @@ class BundleHandler:
     def _reply(self, batch: _Batch, index: int) -> bytes:
         context, name, version = batch.context, batch.context.model_name, _version(batch.context)
         context.set_response_content_type(index, replies.CONTENT_TYPE)
-        outcome = batch.outcomes[index]
+        if index in batch.described:
+            return self._description
+        outcome = batch.outcome(index)
         if not isinstance(outcome, NlpdeployError):
             question, rows, logits = outcome
             model = batch.predictor.model
@@ -134,6 +142,7 @@ class _Batch:
     def __init__(self, predictor: Predictor, data: Sequence[Mapping[str, Any]], context: Any) -> None:
         self.predictor, self.data, self.context = predictor, data, context
         self.headers = [context.get_all_request_header(index) for index in range(len(data))]
+        self.described: set[int] = set()
         self.errors: dict[int, NlpdeployError] = {}
         self.questions: dict[int, Question] = {}
         self.rows: dict[int, list[Row]] = {}
@@ -144,7 +153,11 @@ class _Batch:
         known = [spec.name for spec in self.predictor.model.outputs()]
         for index, item in enumerate(self.data):
             with self._keep(index):
-                if asked_otherwise(self.headers[index]):
+                asked = asked_otherwise(self.headers[index])
+                if asked == "describe":
+                    self.described.add(index)
+                    continue
+                if asked:
                     raise Unsupported("explanations of answers", mend="ask /predictions")
                 question = read_question(item, self.headers[index])
                 check_outputs(question.outputs, known)
@@ -155,15 +168,11 @@ class _Batch:
         """Logits of all rows in the planner's batches, and request by request only where one spoils it for all."""
         self.logits = self._for_all(list(self.rows), self._computed)
 
-    @property
-    def outcomes(self) -> list[Outcome]:
-        """What came of each request, in order."""
-        return [
-            self.errors[index]
-            if index in self.errors
-            else (self.questions[index], self.rows[index], self.logits[index])
-            for index in range(len(self.data))
-        ]
+    def outcome(self, index: int) -> Outcome:
+        """What came of a request that asked for answers."""
+        if index in self.errors:
+            return self.errors[index]
+        return self.questions[index], self.rows[index], self.logits[index]
 
     def tokens(self) -> int:
         """Tokens of all rows."""
@@ -225,6 +234,10 @@ def warm_up(predictor: Predictor, batch_size: int) -> None:
     if rows:
         predictor.logits(rows[:1])
         predictor.logits(list(islice(cycle(rows), max(1, batch_size))))
+
+
+def _batch_size(context: Any) -> int:
+    return int(context.system_properties.get("batch_size") or 1)
 
 
 def _version(context: Any) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ..bundle import errors
 from ..bundle.errors import NlpdeployError
 from ..bundle.manifest import Manifest
-from ..bundle.specs import ModelSpec
+from ..bundle.specs import Layout, ModelSpec
 from ..runtime.tasks import Floats, decode
 from ..runtime.text import Row
 from .bodies import Form, Question
@@ -75,17 +75,41 @@ def answer(
     return dump(predictions[0] if question.form is Form.ONE else {"predictions": predictions})
 
 
-def description(manifest: Manifest, engine: str) -> bytes:
-    """What a worker serves, for the management API's ``customized=true``."""
+DESCRIPTION = 1
+"""Form of a description, by which a reader knows one; of a larger number it may not know all."""
+
+
+def description(manifest: Manifest, engine: str, *, version: str, workers: int, batch_size: int) -> bytes:
+    """What a worker serves: for the management API's ``customized=true``, and for a front that stands before it.
+
+    Args:
+        manifest: of the bundle in the archive.
+        engine: id of the engine that answers.
+        version: the model's, in TorchServe.
+        workers: that the model was packed for.
+        batch_size: most requests of one call.
+    """
     model = manifest.model
+    entry = next((entry for entry in manifest.engines if entry.id == engine), None)
+    runtime, _, precision = engine.partition("-")  # of one that is in no bundle, as the PyTorch reference
     plain = {
+        "nlpdeploy": DESCRIPTION,
+        "version": version,
         "bundle_digest": manifest.derived_from or manifest.digest,
         "engine": engine,
+        "runtime": entry.runtime if entry else runtime,
+        "precision": entry.precision if entry else precision,
+        "layout": str(entry.layout if entry else Layout.PADDED),
         "task": str(model.task),
+        "activation": str(model.activation),
+        "activation_source": model.activation_source,
         "labels": list(model.labels),
+        "pair": model.pair,
         "max_length": model.max_length,
         "inputs": [spec.name for spec in model.text_inputs()],
         "outputs": [spec.name for spec in model.outputs()],
+        "workers": workers,
+        "batch_size": batch_size,
     }
     return dump(plain)
 

@@ -189,6 +189,23 @@ def test_a_description_says_what_is_served(handler, context, folder):
     assert answer["outputs"][:2] == ["label", "score"]
 
 
+def test_a_description_has_all_that_a_front_needs_to_know_the_model(handler, context, folder):
+    manifest = load(folder / "bundle").manifest
+    (answer,) = ask(handler, context, [[]], describe="True").bodies
+    assert (answer["nlpdeploy"], answer["version"]) == (replies.DESCRIPTION, "3")
+    assert (answer["task"], answer["activation"]) == (str(manifest.model.task), str(manifest.model.activation))
+    assert (answer["pair"], answer["max_length"]) == (manifest.model.pair, manifest.model.max_length)
+    assert (answer["runtime"], answer["precision"], answer["layout"]) == ("onnxruntime", "fp32", "padded")
+    assert (answer["workers"], answer["batch_size"]) == (1, 4)
+
+
+def test_a_description_asked_for_in_a_batch_disturbs_no_other_request(handler, context):
+    answered = ask(handler, context, [plain("hello"), plain(""), plain("world")], only=1, describe="true")
+    assert answered.statuses == [200, 200, 200]
+    assert [answered.bodies[0]["label"], answered.bodies[2]["label"]] == ["hello", "world"]
+    assert answered.bodies[1]["nlpdeploy"] == replies.DESCRIPTION
+
+
 def test_explanations_are_not_served(handler, context):
     answered = ask(handler, context, [plain("hello")], explain="True")
     assert answered.statuses == [501]

@@ -57,14 +57,23 @@ def new_context(folder: Path, *, batch_size: int = 4, config: Mapping[str, Any] 
 
 
 def ask(
-    handler: Any, context: Any, requests: Sequence[Sequence[Parameter]], *, http: bool = True, **headers: str
+    handler: Any,
+    context: Any,
+    requests: Sequence[Sequence[Parameter]],
+    *,
+    http: bool = True,
+    only: int | None = None,
+    **headers: str,
 ) -> Answered:
-    """Give requests to a handler through TorchServe's own code, and its answers back."""
+    """Give requests to a handler through TorchServe's own code, and its answers back.
+
+    ``headers`` are those of all requests, or of the one with the number ``only``.
+    """
     sent = [{"name": name.encode(), "value": value.encode()} for name, value in headers.items()]
     batch = [
         {
             "requestId": str(index).encode(),
-            "headers": [*sent, *HTTP_HEADERS] if http else [],
+            "headers": [*(sent if only in (None, index) else []), *HTTP_HEADERS] if http else [],
             "parameters": [_decoded(parameter) for parameter in parameters],
         }
         for index, parameters in enumerate(requests)
