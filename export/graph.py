@@ -97,6 +97,41 @@ def export_graph(module: torch.nn.Module, checkpoint: Checkpoint, folder: Path) 
     return max(graphs, key=lambda graph: graph.fusion.fused_nodes)  # the first of equals
 
 
+def export_standard(module: torch.nn.Module, checkpoint: Checkpoint, file: Path) -> int:
+    """Export standard operators alone, layer normalisation and Gelu whole: what strongly typed builders want.
+
+    Args:
+        module: a Transformers sequence classifier in eval mode with eager attention; other kinds of attention come out
+            as twice the layers.
+        checkpoint: tells the inputs, the classes and the usable length.
+        file: where the fp32 graph goes; its folder exists. Weights over 2 GB lie beside it as external data.
+
+    Returns:
+        The opset of the default domain.
+
+    Raises:
+        EngineFailed: it can't be exported, or inputs and outputs are not those that were asked for.
+    """
+    import onnx
+
+    raw = file.with_name(f"{file.stem}-raw") / "model.onnx"
+    raw.parent.mkdir()
+    try:
+        with silence():
+            _torch_export(_only_logits(module, checkpoint.inputs), checkpoint.inputs, _sample(checkpoint), raw)
+        model = onnx.load(str(raw))
+    except Exception as error:  # noqa: BLE001 - exporters raise whatever the model's own code trips over
+        line = (str(error).splitlines() or [""])[0]
+        raise EngineFailed("the graph can't be exported", found=f"{type(error).__name__}: {line}") from None
+    finally:
+        shutil.rmtree(raw.parent)
+    inputs, outputs = _specs(model)
+    _check_interface(inputs, outputs, model, checkpoint)
+    save_model(model, file)
+    onnx.checker.check_model(str(file))
+    return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
+
+
 def _export_with(exporter: _Exporter, module: Any, checkpoint: Checkpoint, folder: Path) -> Graph:
     import onnx
 

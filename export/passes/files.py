@@ -32,6 +32,23 @@ def save_model(model: Any, file: Path) -> None:
         onnx.save_model(model, str(file))
 
 
+def save_ir(model: Any, file: Path) -> None:
+    """:func:`save_model` for a model of onnx_ir, which may read its weights from other files; those stay as they are.
+
+    Args:
+        model: an ``onnx_ir.Model``.
+        file: where to; its folder exists.
+    """
+    import onnx_ir as ir
+
+    tensors = [value.const_value for graph in model.graphs() for value in graph.initializers.values()]
+    size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if size > SINGLE_FILE_LIMIT:
+        ir.save(model, str(file), external_data=f"{file.name}.data")
+    else:
+        ir.save(ir.external_data.load_to_model(model), str(file))
+
+
 def needs_external_data(model: Any) -> bool:
     """Whether the weights in memory are too large for a single file."""
     return sum(len(tensor.raw_data) for tensor in model.graph.initializer) > SINGLE_FILE_LIMIT
