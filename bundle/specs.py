@@ -23,6 +23,10 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
+_TEXT_INPUTS = (TensorSpec("text", "BYTES", (-1,)), TensorSpec("text_pair", "BYTES", (-1,)))
+_DEFAULT_OUTPUTS = (TensorSpec("label", "BYTES", (-1,)), TensorSpec("score", "FP32", (-1,)))
+
+
 class Task(enum.StrEnum):
     """What the model answers, which decides inputs, outputs and the default output function."""
 
@@ -89,15 +93,11 @@ class ModelSpec:
 
     def text_inputs(self) -> tuple[TensorSpec, ...]:
         """The inputs by text: ``text`` BYTES [-1], for pairs also ``text_pair`` BYTES [-1]."""
-        names = ("text", "text_pair") if self.pair else ("text",)
-        return tuple(TensorSpec(name, "BYTES", (-1,)) for name in names)
+        return _TEXT_INPUTS[: 1 + self.pair]
 
     def default_outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs of a request that names none."""
-        score = TensorSpec("score", "FP32", (-1,))
-        if self.task is Task.REGRESSION:
-            return (score,)
-        return (TensorSpec("label", "BYTES", (-1,)), score)
+        return _DEFAULT_OUTPUTS[self.task is Task.REGRESSION :]
 
     def outputs(self) -> tuple[TensorSpec, ...]:
         """All outputs that can be asked for by name, the default ones first."""

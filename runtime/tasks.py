@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,6 +12,22 @@ from ..bundle.specs import Activation, ModelSpec, Task
 from .engine import Outputs
 
 Floats = npt.NDArray[np.float32]
+
+
+class Scored(NamedTuple):
+    """One row's outputs, before any label is put into words.
+
+    Attributes:
+        logits: [classes].
+        scores: [classes], activated.
+        top: class of the highest logit, the first of equals; 0 for regression.
+        score: the top class's; regression's activated value.
+    """
+
+    logits: Floats
+    scores: Floats
+    top: int
+    score: float
 
 
 def shaped_logits(outputs: Outputs, rows: int, classes: int) -> Floats:
@@ -59,6 +77,20 @@ def activate(logits: Floats, activation: Activation) -> Floats:
 def top_classes(logits: Floats) -> npt.NDArray[np.int64]:
     """Index of the highest logit of each row, the first of equals; the label that the reference would give."""
     return np.asarray(logits.argmax(axis=1), dtype=np.int64)
+
+
+def score_rows(logits: Floats, model: ModelSpec) -> list[Scored]:
+    """What :func:`decode` says of each row, for callers that hand rows on one by one.
+
+    Args:
+        logits: [rows, classes], finite.
+        model: its task and activation.
+    """
+    scores = activate(logits, model.activation)
+    regression = model.task is Task.REGRESSION
+    tops = np.zeros(len(logits), dtype=np.int64) if regression else top_classes(logits)
+    best = scores[np.arange(len(tops)), tops]
+    return list(map(Scored, logits, scores, tops.tolist(), best.tolist()))
 
 
 def decode(logits: Floats, model: ModelSpec) -> dict[str, npt.NDArray[np.generic]]:

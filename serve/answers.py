@@ -1,4 +1,4 @@
-"""Logits -> the outputs asked for, as tensors of the protocol or as plain JSON values. Pure."""
+"""Scored rows -> the outputs asked for, as tensors of the protocol or as plain JSON values. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..bundle.specs import ModelSpec
-from ..runtime.tasks import Floats, decode
+from ..runtime.tasks import Scored
 from ..runtime.text import Row
 from ..wire.tensors import InferResponse, Parameter, Tensor
-
-DTYPES = {
-    np.dtype(np.float32): "FP32",
-    np.dtype(np.int32): "INT32",
-    np.dtype(np.bool_): "BOOL",
-    np.dtype(np.object_): "BYTES",
-}
-"""The protocol's word for what tasks answer with; text is an object array."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +37,49 @@ class PredictAnswer:
     parameters: Mapping[str, Parameter]
 
 
-def output_tensors(logits: Floats, rows: Sequence[Row], model: ModelSpec, names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """The named outputs, rows first, in the order of ``names``; dtypes as :meth:`ModelSpec.outputs` says."""
-    arrays = _decoded(logits, rows, model)
-    return tuple(_tensor(name, arrays[name]) for name in names)
+class AnswerForm:
+    """One model's outputs as answers name them.
 
+    Args:
+        model: its task and labels.
+    """
 
-def predictions(logits: Floats, rows: Sequence[Row], model: ModelSpec, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    """One dict a row with the named outputs as JSON's own types."""
-    arrays = _decoded(logits, rows, model)
-    columns = [arrays[name].tolist() for name in names]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    def __init__(self, model: ModelSpec) -> None:
+        self._labels = model.labels
+        self._label_bytes = tuple(label.encode() for label in model.labels)
+
+    def tensors(self, rows: Sequence[Row], scored: Mapping[int, Scored], names: tuple[str, ...]) -> tuple[Tensor, ...]:
+        """The named outputs, rows first, in the order of ``names``; dtypes as :meth:`ModelSpec.outputs` says.
+
+        Args:
+            rows: what was asked.
+            scored: each row's outputs by its number.
+            names: of the task's outputs.
+        """
+        ordered = [scored[index] for index in range(len(rows))]
+        return tuple(self._tensor(name, rows, ordered) for name in names)
+
+    def values(self, rows: Sequence[Row], scored: Mapping[int, Scored], names: tuple[str, ...]) -> list[dict[str, Any]]:
+        """One dict a row with the named outputs, ``label`` and ``score``, as JSON's own types."""
+        ordered = [scored[index] for index in range(len(rows))]
+        if names == ("label", "score"):
+            return [{"label": self._labels[row.top], "score": row.score} for row in ordered]
+        columns = [self._tensor(name, rows, ordered).data.tolist() for name in names]
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def _tensor(self, name: str, rows: Sequence[Row], scored: Sequence[Scored]) -> Tensor:
+        if name == "label":
+            return Tensor(name, "BYTES", np.array([self._label_bytes[row.top] for row in scored], dtype=object))
+        if name == "score":
+            return Tensor(name, "FP32", np.array([row.score for row in scored], dtype=np.float32))
+        if name == "tokens":
+            return Tensor(name, "INT32", np.array([len(row) for row in rows], dtype=np.int32))
+        if name == "truncated":
+            return Tensor(name, "BOOL", np.array([row.truncated for row in rows], dtype=np.bool_))
+        matrix = np.empty((len(scored), len(self._labels)), dtype=np.float32)
+        for index, row in enumerate(scored):
+            matrix[index] = row.scores if name == "scores" else row.logits
+        return Tensor(name, "FP32", matrix)
 
 
 def answer_parameters(rows: Sequence[Row], *, digest: str, engine: str) -> dict[str, Parameter]:
@@ -66,18 +89,3 @@ def answer_parameters(rows: Sequence[Row], *, digest: str, engine: str) -> dict[
     if truncated:
         parameters["truncated_rows"] = truncated
     return parameters
-
-
-def _decoded(logits: Floats, rows: Sequence[Row], model: ModelSpec) -> dict[str, npt.NDArray[np.generic]]:
-    return {
-        **decode(logits, model),
-        "tokens": np.array([len(row) for row in rows], dtype=np.int32),
-        "truncated": np.array([row.truncated for row in rows], dtype=np.bool_),
-    }
-
-
-def _tensor(name: str, values: npt.NDArray[np.generic]) -> Tensor:
-    dtype = DTYPES[values.dtype]
-    if dtype == "BYTES":
-        return Tensor(name, dtype, np.array([str(text).encode() for text in values.tolist()], dtype=object))
-    return Tensor(name, dtype, np.ascontiguousarray(values))

@@ -6,10 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
-
 from ..bundle.errors import NlpdeployError
+from ..runtime.tasks import Scored
 from ..runtime.text import Row
 from .ticket import Priority, Ticket
 
@@ -40,49 +38,40 @@ class Question:
 class Job:
     """A question on its way.
 
-    It is settled on the event loop only, by the first of: its last row's logits, a failure, its deadline, its caller
+    It is settled on the event loop only, by the first of: its last row's outputs, a failure, its deadline, its caller
     leaving. What comes later is dropped.
 
     Attributes:
         question: what is asked.
-        settled: done when the answer can be made from ``logits``; failed with an error's kind otherwise.
-        classes: width of the logits.
+        settled: done when the answer can be made from ``scored``; failed with an error's kind otherwise.
         accepted: monotonic seconds, as all times here.
         deadline: when the answer is worthless; infinity where there is no such time.
         rows: tokens, once encoded.
         tickets: its rows in the queue, once submitted.
         queued: rows that the queue counts for it; the queue's own.
         withdrawn: no row of it may run any more; the queue's own.
-        logits: FP32 [rows, classes], filled batch by batch.
-        missing: rows without logits yet.
+        scored: each row's outputs by its number, in the order in which batches brought them.
     """
 
     question: Question
     settled: asyncio.Future[None]
-    classes: int
     accepted: float
     deadline: float
     rows: Sequence[Row] = ()
     tickets: list[Ticket[Job]] = field(default_factory=list)
     queued: int = 0
     withdrawn: bool = False
-    logits: npt.NDArray[np.float32] = field(init=False)
-    missing: int = field(init=False)
+    scored: dict[int, Scored] = field(default_factory=dict)
     encoded_at: float = 0.0
     dispatched_at: float = 0.0
     finished_at: float = 0.0
 
-    def __post_init__(self) -> None:
-        self.missing = len(self.question)
-        self.logits = np.empty((self.missing, self.classes), dtype=np.float32)
-
-    def receive(self, index: int, logits: npt.NDArray[np.float32], now: float) -> None:
-        """Take one row's logits [classes]; the last missing one settles the job."""
+    def receive(self, index: int, scored: Scored, now: float) -> None:
+        """Take one row's outputs; the last missing one settles the job."""
         if self.settled.done():
             return
-        self.logits[index] = logits
-        self.missing -= 1
-        if self.missing == 0:
+        self.scored[index] = scored
+        if len(self.scored) == len(self.question):
             self.finished_at = now
             self.settled.set_result(None)
 

@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ..bundle.errors import DeadlineExceeded, NotFound, Unavailable
+from ..bundle.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
 from ..runtime.predictor import Predictor
 from ..wire.tensors import InferRequest, InferResponse
 from .admission import Refusal
-from .answers import Inference, PredictAnswer, answer_parameters, output_tensors, predictions
+from .answers import Inference, PredictAnswer, answer_parameters
 from .aside import Aside
 from .catalogue import Catalogue
 from .job import Job, Question
@@ -69,16 +69,27 @@ class DataPlane(Catalogue):
         self._models.add(served, chosen=chosen)
         return served
 
-    def adopt(self, served: Served, *, chosen: bool = True) -> None:
-        """Serve one more model, whose answers are made elsewhere."""
-        self._models.add(served, chosen=chosen)
+    def adopt(self, served: Served) -> None:
+        """Serve one more model, whose answers are made elsewhere.
+
+        Of a name that is served already it answers requests that name its version.
+
+        Raises:
+            InvalidInput: that version of it is served already.
+        """
+        if served.version in self._models.versions(served.name):
+            raise InvalidInput(f"model {served.name} version {served.version}", found="twice", wanted="once")
+        self._models.add(served, chosen=False)
 
     async def warm(self) -> None:
-        """Let every encoder thread make its copy of every tokenizer, which a first request would wait for, and measure
-        what calls of each engine take here."""
+        """Let this thread and every encoder thread make their copies of every tokenizer, which a first request would
+        wait for, and measure what calls of each engine take here."""
         loop = asyncio.get_running_loop()
         threads = self._capacity.encoder_threads
         for served in self._models.all():
+            if not isinstance(served, ServedModel):
+                continue
+            served.predictor.encode([""], [""] if served.model.pair else None)
             all_here = threading.Barrier(threads)  # a thread that waits for the others can't take a second turn
             turns = [loop.run_in_executor(self._encoders, served.warm, all_here) for _ in range(threads)]
             await asyncio.gather(*turns)
@@ -148,14 +159,14 @@ class DataPlane(Catalogue):
             EngineFailed: the engine raised, or a row of this request came out non-finite.
             Unavailable: loading, draining, or the model's worker has ended.
         """
-        accepted = self._now()
+        accepted = time.monotonic()
         with self._counted(accepted, request.model, request.version) as served:
             note_model(served.name, served.version, request.id)
             served.queue.check_rows(rows_asked(request))
             question = await self.aside.run(size, lambda: read_request(request, served.model, served.vocabulary))
             named = min(_or_never(deadline), accepted + read_timeout(request.parameters))
             job = await self._answered(served, question, accepted, named)
-            outputs = output_tensors(job.logits, job.rows, served.model, question.outputs)
+            outputs = served.answers.tensors(job.rows, job.scored, question.outputs)
             parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)
             response = InferResponse(served.name, served.version, request.id, outputs, parameters)
             return Inference(response, self._count_answer(served, job))
@@ -170,13 +181,13 @@ class DataPlane(Catalogue):
         Raises:
             As :meth:`infer`.
         """
-        accepted = self._now()
+        accepted = time.monotonic()
         with self._counted(accepted, model, version) as served:
             note_model(served.name, served.version)
             question, single = await self.aside.run(size, lambda: read_body(body, served.model))
             served.queue.check_rows(len(question))
             job = await self._answered(served, question, accepted, _or_never(deadline))
-            rows = predictions(job.logits, job.rows, served.model, question.outputs)
+            rows = served.answers.values(job.rows, job.scored, question.outputs)
             parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)
             answer = rows[0] if single else {"predictions": rows}
             return PredictAnswer(answer, self._count_answer(served, job), parameters)
@@ -189,7 +200,7 @@ class DataPlane(Catalogue):
         if math.isinf(deadline):
             deadline = accepted + self._default_timeout
         settled = loop.create_future()
-        job = Job(question, settled, len(served.model.labels), accepted, deadline)
+        job = Job(question, settled, accepted, deadline)
         note_job(job)
         if not len(question):
             job.encoded_at = job.dispatched_at = job.finished_at = accepted
@@ -219,13 +230,13 @@ class DataPlane(Catalogue):
                 raise Unavailable("the server is going down" if self._draining else "the server is starting")
             yield served
         except (asyncio.CancelledError, Exception) as error:
-            spent = self._now() - accepted
+            spent = time.monotonic() - accepted
             served.metrics.failed(spent, CANCELLED if isinstance(error, asyncio.CancelledError) else outcome_of(error))
             served.statistics.failed(spent)
             raise
 
     def _count_answer(self, served: Served, job: Job) -> Mapping[str, float]:
-        now = self._now()
+        now = time.monotonic()
         stages = job.stages(now)
         served.metrics.answered(now - job.accepted, stages, sum(row.truncated for row in job.rows))
         served.statistics.answered(len(job.rows), stages)
@@ -233,9 +244,6 @@ class DataPlane(Catalogue):
 
     def _idle(self) -> bool:
         return all(served.idle() for served in self._models.all())
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
 
 def _or_never(deadline: float | None) -> float:

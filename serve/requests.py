@@ -76,14 +76,14 @@ def read_body(body: object, model: ModelSpec) -> tuple[Question, bool]:
     Raises:
         InvalidInput: not ``{"text": …}`` with a string or a list of strings, for pairs with ``text_pair`` alike.
     """
-    names = tuple(spec.name for spec in model.text_inputs())
-    example = ", ".join(f'"{name}": "…"' for name in names)
+    names = tuple([spec.name for spec in model.text_inputs()])
     if not isinstance(body, Mapping):
+        example = ", ".join(f'"{name}": "…"' for name in names)
         raise InvalidInput("body", found=type(body).__name__, wanted=f"{{{example}}}")
     _check_names(body, required=names, allowed=names)
     single = isinstance(body["text"], str)
     columns = [_strings(name, body[name], single=single) for name in names]
-    outputs = tuple(spec.name for spec in model.default_outputs())
+    outputs = tuple([spec.name for spec in model.default_outputs()])
     return text_question(columns[0], columns[1] if model.pair else None, outputs), single
 
 

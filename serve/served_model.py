@@ -15,8 +15,10 @@ from typing import TypeVar
 from ..bundle.errors import DeadlineExceeded, EngineFailed, NlpdeployError, Unavailable
 from ..bundle.manifest import EngineEntry
 from ..runtime.predictor import Predictor, golden_row
+from ..runtime.text import Row
 from ..wire.tensors import ModelMetadata
 from .admission import AdmissionQueue, Limits, Refusal
+from .answers import AnswerForm
 from .calibration import measure
 from .forecast import Forecast
 from .job import Job
@@ -24,7 +26,7 @@ from .metrics import Metrics
 from .policy import Policy, for_layout
 from .scheduler import Scheduler
 from .statistics import Statistics
-from .tokenising import next_rows
+from .tokenising import is_short, next_rows
 from .worker import EngineWorker, Outcome
 
 T = TypeVar("T")
@@ -69,6 +71,7 @@ class ServedModel:
         self.model = predictor.model
         self.engine_id = predictor.engine.id
         self.digest = predictor.manifest.digest
+        self.answers = AnswerForm(predictor.model)
         self.vocabulary = predictor.encoder.vocabulary_size
         self.entry = entry = _entry(predictor)
         self.forecast = forecast = Forecast(entry.curve if entry else None)
@@ -156,16 +159,20 @@ class ServedModel:
         return not self._open
 
     def accept(self, job: Job) -> None:
-        """Send a job on its way; it will be settled.
+        """Send a job on its way; it will be settled. Short texts are tokenised here, others by the encoder threads.
 
         Raises:
             Overloaded, TooLarge, Unavailable: it was not accepted.
+            InvalidInput, EngineFailed: its short texts can't be encoded.
         """
         if self._failure is not None:
             raise Unavailable(f"model {self}", found=self._failure.what, mend="restart the server")
         self.queue.reserve(job)
         self._open.add(job)
-        self._encoders.submit(self._encode, job)
+        if is_short(job.question):
+            self._encode(job)
+        else:
+            self._encoders.submit(self._encode_aside, job)
 
     def release(self, job: Job) -> None:
         """Forget a job that is settled or left alone; what of it has not started never will."""
@@ -194,24 +201,40 @@ class ServedModel:
         all_here.wait(timeout=WARM_SECONDS)
         self.predictor.encoder.encode([""])
 
+    def _encode_aside(self, job: Job) -> None:
+        try:
+            self._encode(job)
+        except NlpdeployError as error:
+            self._call(job.fail, error)
+        except BaseException as error:  # noqa: BLE001  (the caller gets an answer, whatever it is)
+            self._call(job.fail, self._encoder_failed(error))
+
+    # -- on either ----------------------------------------------------------------------------------------------------
+
     def _encode(self, job: Job) -> None:
         """Tokenise a part of a job: the rest goes to the end of the line, and nothing more is done for who has left."""
         if job.withdrawn:
             return
+        job.rows = job.question.rows or [*job.rows, *self._next_rows(job)]
+        if len(job.rows) < len(job.question):
+            self.queue.check_tokens(sum(map(len, job.rows)))
+            self._encoders.submit(self._encode_aside, job)
+            return
+        job.encoded_at = time.monotonic()
+        self.queue.submit(job, job.encoded_at)
+
+    def _next_rows(self, job: Job) -> list[Row]:
         try:
-            job.rows = job.question.rows or [*job.rows, *next_rows(job, len(job.rows), self.predictor)]
-            if len(job.rows) < len(job.question):
-                self.queue.check_tokens(sum(map(len, job.rows)))
-                self._encoders.submit(self._encode, job)
-                return
-            job.encoded_at = self._loop.time()
-            self.queue.submit(job, job.encoded_at)
-        except NlpdeployError as error:
-            self._call(job.fail, error)
+            return next_rows(job, len(job.rows), self.predictor)
+        except (NlpdeployError, KeyboardInterrupt, SystemExit):
+            raise
         except BaseException as error:  # noqa: BLE001  (a panic of the tokenizer's Rust is no Exception)
-            # The caller gets an answer, whatever it is. Not its message: a text may stand in it.
-            log.error("encoder of %s raised %s", self, type(error).__name__)
-            self._call(job.fail, EngineFailed(f"encoder raised {type(error).__name__}"))
+            raise self._encoder_failed(error) from None
+
+    def _encoder_failed(self, error: BaseException) -> EngineFailed:
+        """Not with the error's message: a text may stand in it."""
+        log.error("encoder of %s raised %s", self, type(error).__name__)
+        return EngineFailed(f"encoder raised {type(error).__name__}")
 
     def _describe(self) -> None:
         self.metrics.describe(
@@ -243,18 +266,18 @@ class ServedModel:
                 ticket.owner.fail(failure)
 
     def _hand_on(self, outcome: Outcome) -> None:
-        batch, now = outcome.batch, self._loop.time()
+        batch, now = outcome.batch, time.monotonic()
         self.metrics.ran(outcome.seconds, len(batch), batch.elements, batch.tokens())
-        if outcome.logits is None or outcome.usable is None:
+        if outcome.scored is None:
             error = outcome.error or EngineFailed("engine gave no logits")
             log.error("batch of %d rows failed on %s: %s", len(batch), self, error, exc_info=error.__cause__)
             for ticket in batch.tickets:
                 ticket.owner.fail(error)
             return
         self.statistics.ran(len(batch), outcome.seconds)
-        for ticket, logits, usable in zip(batch.tickets, outcome.logits, outcome.usable.tolist(), strict=True):
-            if usable:
-                ticket.owner.receive(ticket.index, logits, now)
+        for ticket, scored in zip(batch.tickets, outcome.scored, strict=True):
+            if scored is not None:
+                ticket.owner.receive(ticket.index, scored, now)
             else:
                 ticket.owner.fail(EngineFailed("NaN or infinity in the logits", found=f"row {ticket.index}"))
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from ..runtime.predictor import Predictor
 from ..runtime.text import Row
-from .job import Job
+from .job import Job, Question
 
 TEXTS_AT_ONCE = 64
 """Texts that are tokenised in one go."""
+SHORT_ROWS, SHORT_CHARACTERS = 4, 256
+"""Of a request, all texts together: no more work than handing it to another thread and back."""
+
+
+def is_short(question: Question) -> bool:
+    """Whether a question is tokenised sooner where it is than by a thread that must be woken for it."""
+    if len(question) > SHORT_ROWS:
+        return False
+    return sum(map(len, question.texts)) + sum(map(len, question.pairs or ())) <= SHORT_CHARACTERS
 
 
 def next_rows(job: Job, done: int, predictor: Predictor) -> list[Row]:

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from ..bundle.errors import EngineFailed, NlpdeployError
 from ..bundle.specs import ModelSpec
 from ..runtime.batching import lay_out
 from ..runtime.engine import Engine
-from ..runtime.tasks import Floats, finite_rows, shaped_logits
+from ..runtime.tasks import Floats, Scored, finite_rows, score_rows, shaped_logits
 from .admission import AdmissionQueue
 from .job import Job
 from .ticket import Batch
@@ -26,20 +23,18 @@ from .ticket import Batch
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a batch: logits, or the error that hit all its rows.
+    """What became of a batch: its rows' outputs, or the error that hit all of them.
 
     Attributes:
         batch: the rows.
         seconds: of the engine's call.
-        logits: FP32 [rows, classes] in the batch's order.
-        usable: BOOL [rows]; False where a row holds a NaN or an infinity.
-        error: why there are no logits.
+        scored: of each row, in the batch's order; None where its logits hold a NaN or an infinity.
+        error: why there are no outputs.
     """
 
     batch: Batch[Job]
     seconds: float
-    logits: Floats | None = None
-    usable: npt.NDArray[np.bool_] | None = None
+    scored: list[Scored | None] | None = None
     error: NlpdeployError | None = None
 
 
@@ -102,7 +97,15 @@ class EngineWorker:
             failure = EngineFailed(f"engine {engine.id} raised {type(error).__name__}")
             failure.__cause__ = error
             return Outcome(batch, time.monotonic() - started, error=failure)
-        return Outcome(batch, time.monotonic() - started, logits, finite_rows(logits))
+        return Outcome(batch, time.monotonic() - started, self._score(logits))
+
+    def _score(self, logits: Floats) -> list[Scored | None]:
+        """Each row's outputs: here, since one go for a batch takes hardly longer than one for a row."""
+        usable = finite_rows(logits)
+        if usable.all():
+            return [*score_rows(logits, self._model)]
+        scored: Iterator[Scored] = iter(score_rows(logits[usable], self._model))
+        return [next(scored) if good else None for good in usable.tolist()]
 
     def _main(self) -> None:
         try:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from nlpdeploy.bundle.errors import EngineFailed
-from nlpdeploy.serve import plane as plane_module
 from nlpdeploy.serve.admission import Limits
+from nlpdeploy.serve.answers import AnswerForm
 from nlpdeploy.serve.job import Job
 from nlpdeploy.serve.served_model import Capacity
 from support.asking import FRONTS, ask, question
@@ -59,24 +59,24 @@ def broken_tokenizer(error):
 
 
 def broken_decoding(server, monkeypatch):
-    whole = plane_module.output_tensors
+    whole = AnswerForm.tensors
 
-    def output_tensors(logits, rows, model, names):
+    def tensors(form, rows, scored, names):
         if any(token("book") in row.input_ids for row in rows):
             raise KeyError("a secret text")
-        return whole(logits, rows, model, names)
+        return whole(form, rows, scored, names)
 
-    monkeypatch.setattr(plane_module, "output_tensors", output_tensors)
+    monkeypatch.setattr(AnswerForm, "tensors", tensors)
 
 
 def broken_delivery(server, monkeypatch):
     """What takes a row's logits on the event loop raises."""
     whole = Job.receive
 
-    def receive(job, index, logits, now):
+    def receive(job, index, scored, now):
         if token("book") in job.rows[index].input_ids:
             raise ZeroDivisionError
-        whole(job, index, logits, now)
+        whole(job, index, scored, now)
 
     monkeypatch.setattr(Job, "receive", receive)
 

@@ -36,7 +36,7 @@ def queue_of(refusals: list[Refusal], lanes: int, limits: Limits | None = None) 
 def submit(queue: AdmissionQueue, loop: asyncio.AbstractEventLoop, deadline: float = math.inf, rows: int = 1) -> None:
     ids = np.array([2, 5, 3])
     asked = [Row(ids, np.zeros_like(ids))] * rows
-    job = Job(Question((), None, asked, ("logits",)), loop.create_future(), 4, 0.0, deadline)
+    job = Job(Question((), None, asked, ("logits",)), loop.create_future(), 0.0, deadline)
     queue.reserve(job)
     job.rows = asked
     queue.submit(job, 0.0)
@@ -82,7 +82,7 @@ def test_of_a_job_that_is_dropped_nothing_waits_or_is_counted_any_more(loop: asy
     lengths = (5000, 3, 5000)  # one of three rows could be answered in time
     rows = [Row(np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)) for n in lengths]
     now = time.monotonic()
-    job = Job(Question((), None, rows, ("logits",)), loop.create_future(), 4, now, now + 20.0)
+    job = Job(Question((), None, rows, ("logits",)), loop.create_future(), now, now + 20.0)
     queue.reserve(job)
     job.rows = rows
     queue.submit(job, now)

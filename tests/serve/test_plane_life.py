@@ -82,7 +82,7 @@ class ThreadCounter(TextEncoder):
         return super().encode(texts, pairs)
 
 
-def test_warming_reaches_every_encoder_thread(tmp_path: Path) -> None:
+def test_warming_reaches_every_thread_that_tokenises(tmp_path: Path) -> None:
     async def main() -> None:
         predictor = tiny_predictor(tmp_path)
         encoder = ThreadCounter(tmp_path / "tokenizer.json", 16)
@@ -90,8 +90,8 @@ def test_warming_reaches_every_encoder_thread(tmp_path: Path) -> None:
         plane = DataPlane(Capacity(encoder_threads=3))
         plane.add(predictor)
         await plane.warm()
-        assert len(encoder.threads) == 3
-        assert threading.get_ident() not in encoder.threads
+        assert len(encoder.threads) == 4  # the loop's own too, which takes short texts
+        assert threading.get_ident() in encoder.threads
         assert plane.close()
 
     asyncio.run(main())
