@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ...bundle.errors import EngineFailed, InvalidInput
+from .constants import Roundings
 from .half_types import HalfPlan, Schemas, bodies, is_float, plan_half, wants_half
 from .rounding import TYPES, Precision, RoundedTensor, round_tensor
-from .standard import all_graphs, all_nodes, constant_array, default_opset, load_standard, owner, standardise
+from .standard import all_graphs, all_nodes, default_opset, load_standard, owner, standardise
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-BOUNDING = ("Clip", "Max", "Min")
-"""Operators that a constant beyond the range means as a bound."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,11 @@ class HalfReport:
 
 
 def to_half(
-    model: ir.Model, *, precision: Precision = "fp16", keep_fp32: Collection[str] = ()
+    model: ir.Model,
+    *,
+    precision: Precision = "fp16",
+    keep_fp32: Collection[str] = (),
+    roundings: Roundings | None = None,
 ) -> tuple[ir.Model, HalfReport]:
     """Make the half graph.
 
@@ -73,6 +74,7 @@ def to_half(
             no rounding are shared with the result.
         precision: ``fp16`` or ``bf16``.
         keep_fp32: names of nodes, of subgraphs too, that compute in fp32.
+        roundings: remembers rounded constants, for callers that halve one graph many times.
 
     Returns:
         The half graph, whose nodes have the names that they had, and what became of it.
@@ -86,7 +88,7 @@ def to_half(
     unknown = sorted(set(keep_fp32) - {str(node.name) for node in all_nodes(result)})
     if unknown:
         raise InvalidInput("nodes to keep in fp32", found=", ".join(unknown), wanted="names of nodes of the graph")
-    return _Halving(result, precision, frozenset(keep_fp32)).run()
+    return _Halving(result, precision, frozenset(keep_fp32), roundings or Roundings()).run()
 
 
 def write_half(
@@ -137,30 +139,16 @@ def check_half(file: Path, precision: Precision) -> None:
         raise EngineFailed(f"the {precision} graph is not valid", found=f"{type(error).__name__}: {line}") from None
 
 
-def mask_bound(constant: ir.Value, array: npt.NDArray[np.float32], precision: Precision) -> float | None:
-    """Where a constant beyond the range is clamped to; None: the end of the range.
-
-    A mask (one number beyond the range, and zeros) goes to half of the range: scores are added to masks, and a row of
-    infinities alone would be NaN. What bounds others (Clip, Max, Min) goes to the end.
-    """
-    half = TYPES[precision]
-    beyond = np.abs(array) > np.float32(half.largest)
-    rest = array[~beyond]
-    is_mask = bool(beyond.any()) and not rest.any() and bool((array[beyond] == array[beyond][0]).all())
-    if not is_mask or any(use.node.op_type in BOUNDING for use in constant.uses()):
-        return None
-    return half.largest / 2
-
-
 class _Halving:
     """One run of the pass over one model."""
 
-    def __init__(self, model: ir.Model, precision: Precision, keep: frozenset[str]) -> None:
+    def __init__(self, model: ir.Model, precision: Precision, keep: frozenset[str], roundings: Roundings) -> None:
         import onnx_ir as ir
 
         self.model = model
         self.precision = precision
         self.keep = keep
+        self.roundings = roundings
         self.half = TYPES[precision]
         self.dtype = ir.DataType[self.half.onnx]
         self.schemas = Schemas(default_opset(model), self.half.schema)
@@ -249,9 +237,8 @@ class _Halving:
         import onnx_ir as ir
 
         if value not in self.constants:
-            array, graph = constant_array(value), owner(value)
-            bound = mask_bound(value, array, self.precision)
-            rounded, self.rounded[value] = round_tensor(str(value.name), array, self.precision, bound=bound)
+            graph = owner(value)
+            rounded, self.rounded[value] = self.roundings.rounded(value, self.precision)
             name = self._fresh(f"{value.name}_{self.precision}", self.names)
             made = ir.Value(name=name, type=ir.TensorType(self.dtype), shape=value.shape)
             made.const_value = ir.Tensor(rounded, dtype=self.dtype, name=name)

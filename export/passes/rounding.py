@@ -30,6 +30,11 @@ class HalfType:
     normal: float
 
     @property
+    def overflowing(self) -> float:
+        """Values from here on, in size, round to infinity."""
+        return self.largest * (1.0 + (2.0**-12 if self.onnx == "FLOAT16" else 2.0**-9))
+
+    @property
     def vanishing(self) -> float:
         """Values up to here, in size, round to zero (to the even neighbour)."""
         return self.smallest / 2
