@@ -3,7 +3,7 @@
 A share target ("95 % within 45 ms") is judged by counting, not by an estimated quantile: with ``t`` of ``n`` requests
 over the limit, how likely is so small (or so large) a ``t`` if exactly 5 % were over? That is the early-stopping rule
 of MLPerf LoadGen. It takes requests to be independent; queueing makes slow requests come in clusters, so ``n`` and
-``t`` are first divided by a measured variance inflation.
+``t`` are first divided by a measured variance inflation (:mod:`.clusters`).
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle.errors import InvalidInput
+from .binomial import binomial_cdf
+from .clusters import BATCHES, Batches, cut, excess_inflation, inflation, lag_factor
 from .student import student_quantile
+
+Floats = npt.NDArray[np.float64]
 
 CONFIDENCE = 0.99
 """Of every certificate and interval in a verdict."""
 
-BATCHES = 20
-"""Batches a run is cut into to measure how far slow requests cluster."""
-
 GROSS = 3.0
-"""From this multiple of the allowed share on, a miss needs no allowance for clusters: see :func:`certify_share`."""
+"""From this multiple of the allowed share on, a miss needs no allowance for clusters: see :func:`decide`."""
+
+LEAST_CLUSTERS = 60
+"""A run that holds fewer independent stretches than this can't show how slow requests cluster, and confirms nothing."""
 
 
 class Verdict(StrEnum):
@@ -66,153 +70,146 @@ class Certificate:
     more: int | None = None
 
 
-def binomial_cdf(t: int, n: int, q: float) -> float:
-    """P(X <= t) for X ~ Binomial(n, q), 0 < q < 1; summed in logarithms, exact to rounding."""
-    if t < 0:
-        return 0.0
-    if t >= n:
-        return 1.0
-    k = np.arange(1, t + 1, dtype=np.float64)
-    log_ratio = np.log((n - k + 1) / k) + math.log(q / (1.0 - q))
-    log_pmf = n * math.log1p(-q) + np.concatenate([[0.0], np.cumsum(log_ratio)])
-    top = float(log_pmf.max())
-    return min(1.0, math.exp(top) * float(np.exp(log_pmf - top).sum()))
+@dataclass(frozen=True)
+class Decision:
+    """What counting says of one or many runs; arrays over runs.
 
-
-def samples_needed(over: int, allowed: float, confidence: float = CONFIDENCE) -> int:
-    """The smallest run that confirms a share target with ``over`` requests over the limit.
-
-    ``min{n : P(Binomial(n, allowed) <= over) <= 1 - confidence}``, from MLPerf LoadGen's early stopping.
+    Attributes:
+        confirmed, refuted: bool; never both.
+        inflation: requests that count as one.
+        so_few, so_many: how likely so few, or so many, over would be at exactly the allowed share.
     """
-    low, high = over, max(1, over)
-    while binomial_cdf(over, high, allowed) > 1.0 - confidence:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if binomial_cdf(over, middle, allowed) <= 1.0 - confidence:
-            high = middle
-        else:
-            low = middle
-    return high
+
+    confirmed: npt.NDArray[np.bool_]
+    refuted: npt.NDArray[np.bool_]
+    inflation: Floats
+    so_few: Floats
+    so_many: Floats
 
 
-def variance_inflation(marks: npt.NDArray[np.bool_], share: float | None = None) -> float:
-    """How far marked requests cluster: ``max(1, l Var(f_b) / (p (1 - p)))``, by the method of batch means.
+def decide(run: Batches, allowed: float, confidence: float = CONFIDENCE) -> Decision:
+    """Judge "at most ``allowed`` of requests over the limit", for one or many runs.
 
-    Args:
-        marks: [n] marks by schedule. ``l`` is the length of each of 20 batches of consecutive requests and ``f_b`` the
-            marked share in each.
-        share: the share ``p`` that independent marks are taken to have; by default that of the marks themselves.
+    With the inflation V: CONFIRMED if ``P(Binomial(floor(n/V), q) <= ceil(t/V)) <= 1 - confidence`` for the allowed
+    share q; REFUTED by the mirror, ``P(Binomial(ceil(n/V), q) >= floor(t/V)) <= 1 - confidence``. Both round against
+    the verdict they would give. A run with fewer than 60 independent stretches, n over the inflation of its excess,
+    confirms nothing: it is shorter than what it would have to show.
 
-    Returns:
-        About 1 for independent requests, about the size of a cluster for clustered ones; 1.0 where there are fewer
-        requests than batches, or nothing to tell apart.
+    One long stall is a single cluster, and no run with one could ever be refuted after dividing by V; so a miss that is
+    gross in both directions, with more than three times the allowed share over the limit and more than the allowed
+    share over three times the limit, refutes by the plain count of n and t.
     """
-    length = len(marks) // BATCHES
-    if length == 0:
-        return 1.0
-    batches = marks[: length * BATCHES].reshape(BATCHES, length)
-    independent = float(batches.var(ddof=1)) if share is None else share * (1.0 - share)
-    if independent == 0.0:
-        return 1.0
-    # Rounded: 1.0000000000000002 instead of 1 would take a request away when n is divided by it.
-    return max(1.0, round(length * float(batches.mean(axis=1).var(ddof=1)) / independent, 9))
+    n, t, v = run.n, run.over, inflation(run, allowed)
+    so_few = binomial_cdf(np.ceil(t / v), np.floor(n / v), allowed)
+    so_many = 1.0 - binomial_cdf(np.floor(t / v) - 1.0, np.ceil(n / v), allowed)
+    gross = (t > GROSS * allowed * n) & (run.far > allowed * n)
+    plain = 1.0 - binomial_cdf(t - 1.0, n, allowed)
+    so_many = np.where(gross, np.minimum(so_many, plain), so_many)
+    chance = 1.0 - confidence
+    long_enough = (excess_inflation(run) <= 1.0) | (n / excess_inflation(run) >= LEAST_CLUSTERS)
+    return Decision((so_few <= chance) & long_enough, so_many <= chance, v, so_few, so_many)
 
 
-def certify_share(latency: npt.NDArray[np.float64], limit_s: float, share: float) -> Certificate:
-    """Judge "at least ``share`` of requests within the limit".
-
-    With the variance inflation V: CONFIRMED if ``P(Binomial(floor(n/V), q) <= ceil(t/V)) <= 0.01`` for the allowed
-    share q = 1 - share; REFUTED by the mirror, ``P(Binomial(ceil(n/V), q) >= floor(t/V)) <= 0.01``; else INCONCLUSIVE.
-    Both round against the verdict they would give.
-
-    V is the larger of two: that of the requests over the limit, and that of the requests over half the limit. The first
-    alone says 1 when nothing was over, however strongly slow requests cluster, and a short run then confirms what it
-    had the luck not to see (a queue exactly at its limit: one run in five). A service that stays below half its limit
-    is not asked for more.
-
-    One long stall is a single cluster, and no run with one could ever be refuted after dividing by V; so a share above
-    three times the allowed one refutes by the plain count of n and t.
+def certify_share(latency: Floats, limit_s: float, share: float, confidence: float = CONFIDENCE) -> Certificate:
+    """Judge "at least ``share`` of requests within the limit" by :func:`decide`.
 
     Args:
         latency: [n] seconds by schedule, infinite where there was no good answer; n >= 1.
         limit_s: the limit.
         share: e.g. 0.95.
+        confidence: of the certificate.
 
     Raises:
         InvalidInput: no samples.
     """
-    over = latency > limit_s
-    n, t, allowed = len(over), int(over.sum()), round(1.0 - share, 12)
-    if n == 0:
-        raise InvalidInput("certificate of no samples", wanted="at least one sample")
-    inflation = max(variance_inflation(over, allowed), variance_inflation(latency > limit_s / 2.0))
-    too_few = _chance_of_so_few(n, t, allowed, inflation)
-    too_many = _chance_of_so_many(n, t, allowed, inflation)
-    if t > GROSS * allowed * n:
-        too_many = min(too_many, _chance_of_so_many(n, t, allowed, 1.0))
-    if too_few <= 1.0 - CONFIDENCE:
-        return Certificate(Verdict.CONFIRMED, n, t, allowed, inflation, chance=too_few)
-    if too_many <= 1.0 - CONFIDENCE:
-        return Certificate(Verdict.REFUTED, n, t, allowed, inflation, chance=too_many)
-    chance = too_few if t <= allowed * n else too_many
-    more = _more_requests(n, t, allowed, inflation)
-    return Certificate(Verdict.INCONCLUSIVE, n, t, allowed, inflation, chance=chance, more=more)
+    _some(latency)
+    return _certificate(cut(latency, limit_s), round(1.0 - share, 12), confidence)
 
 
-def certify_mean(latency: npt.NDArray[np.float64], limit_s: float) -> Certificate:
+def certify_failures(failed: npt.NDArray[np.bool_], allowed: float, confidence: float = CONFIDENCE) -> Certificate:
+    """Judge "at most ``allowed`` of requests without a good answer" by :func:`decide`.
+
+    Args:
+        failed: [n] by schedule; n >= 1.
+        allowed: e.g. 0.001.
+        confidence: of the certificate.
+
+    Raises:
+        InvalidInput: no samples.
+    """
+    _some(failed)
+    return _certificate(cut(np.where(failed, np.inf, 0.0), 1.0), allowed, confidence)
+
+
+def _certificate(run: Batches, allowed: float, confidence: float) -> Certificate:
+    found = decide(run, allowed, confidence)
+    over, v = int(run.over), float(found.inflation)
+    if found.confirmed:
+        return Certificate(Verdict.CONFIRMED, run.n, over, allowed, v, chance=float(found.so_few))
+    if found.refuted:
+        return Certificate(Verdict.REFUTED, run.n, over, allowed, v, chance=float(found.so_many))
+    chance = found.so_few if over <= allowed * run.n else found.so_many
+    more = _more_requests(run.n, over, allowed, v, confidence)
+    short = LEAST_CLUSTERS * float(excess_inflation(run)) - run.n
+    if more is not None and over < allowed * run.n and short > 0:
+        more = max(more, math.ceil(short))
+    return Certificate(Verdict.INCONCLUSIVE, run.n, over, allowed, v, chance=float(chance), more=more)
+
+
+def certify_mean(latency: Floats, limit_s: float, confidence: float = CONFIDENCE) -> Certificate:
     """Judge "the mean is within the limit" by the interval of batch means.
 
-    The run is cut into 20 batches of consecutive requests; their means are nearly independent and normal, so that
-    ``mean ± t(0.99, 19) s / sqrt(20)`` bounds the mean on each side with 99 %.
+    The run is cut into 20 batches of consecutive requests; their means are nearly normal, so that ``mean ± t(0.99, 19)
+    s / sqrt(20)`` bounds the mean on each side with 99 %, where s is their standard deviation, widened by the root of
+    the lag factor where consecutive batches go together.
 
     Args:
         latency: [n] seconds by schedule, finite (a failed request is charged before it gets here); n >= 1.
         limit_s: the limit.
+        confidence: of the interval, on each side.
 
     Raises:
         InvalidInput: no samples.
     """
+    _some(latency)
     n = len(latency)
-    if n == 0:
-        raise InvalidInput("certificate of no samples", wanted="at least one sample")
     over = int((latency > limit_s).sum())
     length = n // BATCHES
     if length == 0:
         return Certificate(Verdict.INCONCLUSIVE, n, over, None, 1.0, low=0.0, high=math.inf, more=BATCHES - n)
     means = latency[: length * BATCHES].reshape(BATCHES, length).mean(axis=1)
-    centre, spread = float(latency.mean()), float(means.std(ddof=1))
-    reach = student_quantile(CONFIDENCE, BATCHES - 1) * spread / math.sqrt(BATCHES)
+    centre, spread = float(latency.mean()), float(means.std(ddof=1)) * math.sqrt(float(lag_factor(means)))
+    reach = student_quantile(confidence, BATCHES - 1) * spread / math.sqrt(BATCHES)
     variance = float(latency.var())
-    inflation = max(1.0, length * spread * spread / variance) if variance > 0 else 1.0
+    v = max(1.0, length * spread * spread / variance) if variance > 0 else 1.0
     verdict, more = Verdict.INCONCLUSIVE, None
-    if centre + reach <= limit_s:
+    if centre + reach <= limit_s and (v <= 1.0 or n / v >= LEAST_CLUSTERS or float(latency.max()) <= limit_s):
         verdict = Verdict.CONFIRMED
     elif centre - reach > limit_s:
         verdict = Verdict.REFUTED
     elif centre != limit_s:
         # The interval shrinks with the root of the run's length.
-        more = math.ceil(n * ((reach / (centre - limit_s)) ** 2 - 1.0)) or None
-    return Certificate(verdict, n, over, None, inflation, low=max(0.0, centre - reach), high=centre + reach, more=more)
+        longer = math.ceil(n * ((reach / (centre - limit_s)) ** 2 - 1.0))
+        more = max(longer, math.ceil(LEAST_CLUSTERS * v - n)) or None
+    return Certificate(verdict, n, over, None, v, low=max(0.0, centre - reach), high=centre + reach, more=more)
 
 
-def _chance_of_so_few(n: int, t: int, allowed: float, inflation: float) -> float:
-    return binomial_cdf(math.ceil(t / inflation), math.floor(n / inflation), allowed)
+def _some(samples: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> None:
+    if not len(samples):
+        raise InvalidInput("certificate of no samples", wanted="at least one sample")
 
 
-def _chance_of_so_many(n: int, t: int, allowed: float, inflation: float) -> float:
-    return 1.0 - binomial_cdf(math.floor(t / inflation) - 1, math.ceil(n / inflation), allowed)
-
-
-def _more_requests(n: int, t: int, allowed: float, inflation: float) -> int | None:
+def _more_requests(n: int, t: int, allowed: float, v: float, confidence: float) -> int | None:
     """How many further requests decide, if their over-limit share and clustering stay as they are."""
     observed = t / n
     if abs(observed - allowed) < 0.02 * allowed:
         return None  # as good as at the limit: no affordable run decides
-    chance = _chance_of_so_few if observed < allowed else _chance_of_so_many
 
     def decided(factor: int) -> bool:
-        return chance(n * factor // 16, round(t * factor / 16), allowed, inflation) <= 1.0 - CONFIDENCE
+        size, count = n * factor // 16, round(t * factor / 16)
+        if observed < allowed:
+            return bool(binomial_cdf(math.ceil(count / v), math.floor(size / v), allowed) <= 1.0 - confidence)
+        return bool(1.0 - binomial_cdf(math.floor(count / v) - 1, math.ceil(size / v), allowed) <= 1.0 - confidence)
 
     low, high = 16, 32
     while not decided(high):

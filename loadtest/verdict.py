@@ -136,7 +136,7 @@ def _judge_target(plan: Plan, line: Timeline, steady: Steady, target: Target) ->
         certificate, observed = certify_share(kept, target.limit_s, target.share), quantile(kept, target.share)
     reason = f"{target.text}: {certificate.verdict}, {describe(target, observed, certificate, plan.rate)}"
     verdict = certificate.verdict
-    if verdict is Verdict.CONFIRMED and not steady.stable and _could_pass_limit(line, latency, steady, target):
+    if verdict is not Verdict.REFUTED and not steady.stable and _could_pass_limit(line, latency, steady, target):
         verdict = Verdict.INCONCLUSIVE
         reason = (
             f"{target.text}: {verdict}, unstable at this rate ({_unsteady(steady)}); "

@@ -1,0 +1,80 @@
+"""Tails of the binomial distribution, for single counts and for arrays of them. Pure; numpy alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+_TINY = 1e-300
+_PRECISE = 1e-14
+_MOST_TERMS = 20_000
+
+
+def binomial_cdf(t: npt.ArrayLike, n: npt.ArrayLike, q: float) -> Floats:
+    """P(X <= t) for X ~ Binomial(n, q), by ``I_{1-q}(n - t, t + 1)`` (DLMF 8.17.5).
+
+    Args:
+        t, n: whole numbers of any shapes that go together.
+        q: 0 < q < 1.
+
+    Returns:
+        float64 of their common shape; 0 where t < 0, 1 where t >= n.
+    """
+    count, size = np.broadcast_arrays(np.asarray(t, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    result = np.where(count < 0, 0.0, 1.0)
+    inside = (count >= 0) & (count < size)
+    if inside.any():
+        result[inside] = _incomplete_beta(size[inside] - count[inside], count[inside] + 1.0, 1.0 - q)
+    return result
+
+
+def samples_needed(over: int, allowed: float, confidence: float) -> int:
+    """The smallest run that confirms a share target with ``over`` independent requests over the limit.
+
+    ``min{n : P(Binomial(n, allowed) <= over) <= 1 - confidence}``, from MLPerf LoadGen's early stopping.
+    """
+    low, high = over, max(1, over)
+    while binomial_cdf(over, high, allowed) > 1.0 - confidence:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if binomial_cdf(over, middle, allowed) <= 1.0 - confidence else (middle, high)
+    return high
+
+
+def _incomplete_beta(a: Floats, b: Floats, x: float) -> Floats:
+    """The regularised I_x(a, b); by its symmetry from the side where the continued fraction converges fast."""
+    swapped = x > (a + 1.0) / (a + b + 2.0)
+    first, second = np.where(swapped, b, a), np.where(swapped, a, b)
+    at = np.where(swapped, 1.0 - x, x)
+    log_front = np.array(
+        [math.lgamma(s) - math.lgamma(u) - math.lgamma(v) for s, u, v in zip(a + b, a, b, strict=True)]
+    )
+    front = np.exp(log_front + first * np.log(at) + second * np.log1p(-at)) / first
+    value = front * _continued_fraction(first, second, at)
+    return np.clip(np.where(swapped, 1.0 - value, value), 0.0, 1.0)
+
+
+def _continued_fraction(a: Floats, b: Floats, x: Floats) -> Floats:
+    """DLMF 8.17.22 by Lentz's method; O(sqrt(max(a, b))) terms."""
+    c = np.ones_like(x)
+    d = 1.0 / _not_zero(1.0 - (a + b) * x / (a + 1.0))
+    value = d.copy()
+    for m in range(1, _MOST_TERMS):
+        even = m * (b - m) * x / ((a + 2 * m - 1.0) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0))
+        for term in (even, odd):
+            d = 1.0 / _not_zero(1.0 + term * d)
+            c = _not_zero(1.0 + term / c)
+            value *= c * d
+        if np.abs(c * d - 1.0).max() < _PRECISE:
+            break
+    return value
+
+
+def _not_zero(value: Floats) -> Floats:
+    return np.where(np.abs(value) < _TINY, _TINY, value)
