@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="append",
         default=[],
         metavar="NAME[:VERSION]",
-        help="may be repeated (default: all of the store)",
+        help="may be repeated (default: all of the store; none with --upstream)",
     )
     parser.add_argument("--engine", metavar="ID", help="default: each bundle's own")
     parser.add_argument(
@@ -40,6 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--http-port", type=console.host_port, default=8000, metavar="P", help="default: 8000; 0: any free one"
     )
     _add_limits(parser)
+    _add_upstreams(parser)
     parser.add_argument(
         "--explain", action="store_true", help="load the models, print what was resolved and why, and exit"
     )
@@ -71,6 +72,33 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         ("--grace", "10s", "D", "time for accepted work after SIGTERM"),
     ):
         limits.add_argument(option, default=default, metavar=metavar, help=f"{text} (default: {default})")
+
+
+def _add_upstreams(parser: argparse.ArgumentParser) -> None:
+    upstreams = parser.add_argument_group("upstreams", "models that TorchServe instances answer for")
+    upstreams.add_argument(
+        "--upstream",
+        action="append",
+        default=[],
+        metavar="NAME=torchserve://H:P[,H:P…][/MODEL[/VERSION]]",
+        help="serve NAME with the answers of these instances; may be repeated",
+    )
+    upstreams.add_argument(
+        "--upstream-key-file",
+        action="append",
+        default=[],
+        metavar="[H:P=]FILE",
+        help="TorchServe's key_file.json, or a file with a token alone, of one instance or of all; may be repeated",
+    )
+    upstreams.add_argument(
+        "--upstream-wait",
+        default="60s",
+        metavar="D",
+        help="time for the first instance of each to answer, else exit 2 (default: 60s)",
+    )
+    upstreams.add_argument(
+        "--upstream-requests", metavar="N", help="under way at one instance (default: as its archive says, else 16)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -124,11 +152,15 @@ def _settings(arguments: argparse.Namespace) -> Settings:
     from ..serve.admission import Limits
     from ..serve.served_model import Capacity
     from ..serve.settings import KIBIBYTE, MEBIBYTE, Settings, WireLimits, check
+    from ..serve.upstream_spec import read_upstreams
 
     rows, tokens = _whole("--max-queue-rows", arguments), _whole("--max-queue-tokens", arguments)
     settings = Settings(
         store=console.store_root(arguments),
         models=tuple(arguments.model),
+        upstreams=read_upstreams(arguments.upstream, arguments.upstream_key_file),
+        upstream_wait=_duration("--upstream-wait", arguments),
+        upstream_requests=_whole("--upstream-requests", arguments) if arguments.upstream_requests else None,
         engine=arguments.engine,
         threads=arguments.threads,
         host=arguments.host,

@@ -21,6 +21,7 @@ from .models import load_models
 from .plane import DataPlane
 from .request_log import RequestLog
 from .settings import Settings, check, fitted
+from .upstreams import connect_upstreams
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,8 @@ def run(settings: Settings, predictors: Sequence[Predictor] = ()) -> int:
 
     Raises:
         NotFound, CorruptBundle, EngineUnavailable, EngineFailed: a model can't be loaded; nothing was ever ready.
-        InvalidInput: a setting is out of range, or a port is in use.
+        InvalidInput: a setting is out of range, a port is in use, or an upstream can't be asked as the settings say.
+        Unavailable: no instance of an upstream has answered in time.
     """
     check(settings)
     form = settings.log_format or format_for(sys.stderr)
@@ -100,6 +102,7 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = (), reques
     signals = _Signals()
     asyncio.get_running_loop().set_exception_handler(say_without_texts)
     names = tuple(spec.replace("/", ":").partition(":")[0] for spec in settings.models)
+    names += tuple(upstream.name for upstream in settings.upstreams)
     metrics = Metrics(counting=settings.metrics)
     plane = DataPlane(settings.capacity, default_timeout=settings.default_timeout, expected=names, metrics=metrics)
     for name, value in settings.limits().items():
@@ -113,6 +116,8 @@ async def serve(settings: Settings, predictors: Sequence[Predictor] = (), reques
         loaded = await _load(settings, predictors, plane, signals)
         if loaded:
             await plane.warm()
+            loaded = await _adopt_upstreams(settings, plane, signals)
+        if loaded:
             # What was loaded stays: the collector needn't walk through it while requests wait.
             gc.collect()
             gc.freeze()
@@ -188,7 +193,7 @@ async def _load(settings: Settings, predictors: Sequence[Predictor], plane: Data
     """Put the models into the plane; False where a signal came first."""
     for predictor in predictors:
         plane.add(predictor)
-    if predictors:
+    if predictors or (settings.upstreams and not settings.models):
         return True
     loading = asyncio.ensure_future(
         load_models(settings.store, settings.models, engine=settings.engine, threads=settings.threads)
@@ -197,6 +202,16 @@ async def _load(settings: Settings, predictors: Sequence[Predictor], plane: Data
         return False
     for loaded in await loading:
         plane.add(loaded.predictor, version=str(loaded.reference.version), chosen=loaded.chosen)
+    return True
+
+
+async def _adopt_upstreams(settings: Settings, plane: DataPlane, signals: _Signals) -> bool:
+    """Put the models that others answer for into the plane; False where a signal came first."""
+    connecting = asyncio.ensure_future(connect_upstreams(settings, plane.metrics))
+    if not await _unless(signals.first, connecting):
+        return False
+    for model in await connecting:
+        plane.adopt(model)
     return True
 
 

@@ -1,4 +1,7 @@
-"""What a server resolves before it serves, and why: cores, engines, lanes, budgets, limits. Nothing listens here."""
+"""What a server resolves before it serves, and why: cores, engines, lanes, budgets, upstreams, limits.
+
+Nothing listens here.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,11 @@ from ..runtime.predictor import Predictor
 from .forecast import Forecast
 from .models import load_models
 from .plane import DataPlane
+from .served import Served
 from .served_model import ServedModel
 from .settings import Settings, check, fitted
+from .upstream_model import UpstreamModel
+from .upstreams import connect_upstreams
 
 LENGTHS = (16, 32, 64, 128, 256, 512)
 """Tokens of one text whose forecast is told, as far as the model takes so many."""
@@ -48,7 +54,7 @@ class ModelExplanation:
         model: name and version, as ``intent/1``.
         bundle_digest: the bundle's identity.
         choices: by name: ``engine``, ``layout``, ``lanes``, ``threads``, ``wide``, ``token_budget``, ``max_rows``,
-            ``correction``.
+            ``correction``; of a model that others answer for ``upstream``, ``engine`` and each instance.
         forecast_ms: milliseconds of a call with one text of so many tokens, corrected.
         wide_forecast_ms: the same on the wide engine; empty where there is none.
     """
@@ -114,18 +120,18 @@ async def _explain(settings: Settings, predictors: Sequence[Predictor]) -> Expla
     try:
         for predictor in predictors:
             plane.add(predictor)
-        if not predictors:
+        if not predictors and (settings.models or not settings.upstreams):
             for loaded in await load_models(
                 settings.store, settings.models, engine=settings.engine, threads=settings.threads
             ):
                 plane.add(loaded.predictor, version=str(loaded.reference.version), chosen=loaded.chosen)
         await plane.warm()
+        for upstream in await connect_upstreams(settings, plane.metrics):
+            plane.adopt(upstream)
         limits = core_limits()
         return Explanation(
             cores=Choice(limits.usable, _why_cores(limits)),
-            models=tuple(
-                _model(served, settings, limits.usable) for served in plane.served() if isinstance(served, ServedModel)
-            ),
+            models=tuple(_explained(served, settings, limits.usable) for served in plane.served()),
             addresses={
                 "grpc": f"{settings.host}:{settings.grpc_port}",
                 "http": f"{settings.host}:{settings.http_port}",
@@ -147,6 +153,36 @@ def _row(name: str, choice: Choice) -> tuple[str, str, str]:
 def _why_cores(limits: CoreLimits) -> str:
     quota = "no CPU quota" if limits.quota is None else f"a CPU quota of {limits.quota:g}"
     return f"{limits.affinity} of the machine's {limits.logical} in the affinity mask, {quota} of the cgroup"
+
+
+def _explained(served: Served, settings: Settings, cores: int) -> ModelExplanation:
+    if isinstance(served, UpstreamModel):
+        return ModelExplanation(str(served), served.digest, _upstream(served, settings), {}, {})
+    if not isinstance(served, ServedModel):
+        raise TypeError(f"nothing is known of a {type(served).__name__}")
+    return _model(served, settings, cores)
+
+
+def _upstream(served: UpstreamModel, settings: Settings) -> dict[str, Choice]:
+    told = served.described.told
+    packed = "its archive was packed by another tool: only label and score are known of an answer"
+    requests = "requests under way at most: " + (
+        "named by --upstream-requests"
+        if settings.upstream_requests
+        else "the archive doesn't say how many it takes at once"
+        if told
+        else "twice what its workers take at once"
+    )
+    return {
+        "upstream": Choice("torchserve", packed if told else "its archive was packed by nlpdeploy, and says the rest"),
+        "engine": Choice(served.engine_id, f"{served.described.runtime}, {served.described.precision}"),
+        **{
+            f"instance {instance}": Choice(
+                instance.slots if instance.up else "out", requests if instance.up else instance.reason
+            )
+            for instance in served.instances
+        },
+    }
 
 
 def _model(served: ServedModel, settings: Settings, cores: int) -> ModelExplanation:

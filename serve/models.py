@@ -50,9 +50,9 @@ class ModelSet:
         return served
 
     def versions(self, name: str) -> tuple[str, ...]:
-        """Served versions of a name, the chosen one first."""
-        chosen = self._chosen[name]
-        return tuple(sorted(self._models[name], key=lambda version: (version != chosen, version)))
+        """Served versions of a name, the chosen one first; none of a name that is not served."""
+        chosen = self._chosen.get(name)
+        return tuple(sorted(self._models.get(name, ()), key=lambda version: (version != chosen, version)))
 
     def metadata(self, served: Served) -> ModelMetadata:
         """What a model takes and gives, with all served versions of its name."""

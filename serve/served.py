@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Protocol
 
 from ..bundle.errors import NlpdeployError
 from ..bundle.specs import ModelSpec
 from ..wire.tensors import ModelMetadata
+from .answers import AnswerForm
 from .job import Job
 from .metrics import ModelMetrics
 from .statistics import Statistics
@@ -62,6 +62,10 @@ class Served(Protocol):
         """What it takes and gives."""
 
     @property
+    def answers(self) -> AnswerForm:
+        """How its rows' outputs are put into answers."""
+
+    @property
     def metrics(self) -> ModelMetrics:
         """Its counters."""
 
@@ -97,12 +101,6 @@ class Served(Protocol):
 
     def abandon(self, error: NlpdeployError) -> None:
         """Take no more work and answer all that is open with ``error``."""
-
-    def warm(self, all_here: threading.Barrier) -> None:
-        """Make ready what an encoder thread keeps for itself; called on each of them."""
-
-    def calibrate(self) -> None:
-        """Measure what calls take, before any request is let in; called on a thread."""
 
     def close(self, timeout: float) -> bool:
         """End, waiting so many seconds at most; whether every thread ended."""

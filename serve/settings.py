@@ -14,6 +14,7 @@ from ..runtime.cores import usable_cores
 from .http_limits import HttpLimits
 from .log import LogFormat
 from .served_model import Capacity
+from .upstream_spec import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,10 @@ class Settings:
 
     Attributes:
         store: the store's folder.
-        models: ``name`` or ``name:version`` each; empty for all of the store.
+        models: ``name`` or ``name:version`` each; empty for all of the store, or for none where there are upstreams.
+        upstreams: models that TorchServe instances answer for.
+        upstream_wait: seconds that the first instance of each may take to answer.
+        upstream_requests: most under way at one instance; by default as its archive says.
         engine: id of an engine; by default each bundle's.
         threads: intra-op threads of an engine; by default what export found fastest for a lone text. The cores that it
             leaves are filled with more of it.
@@ -101,6 +105,9 @@ class Settings:
 
     store: Path = Path("model_store")
     models: tuple[str, ...] = ()
+    upstreams: tuple[Upstream, ...] = ()
+    upstream_wait: float = 60.0
+    upstream_requests: int | None = None
     engine: str | None = None
     threads: int | None = None
     host: str = "127.0.0.1"
@@ -150,6 +157,9 @@ def check(settings: Settings) -> None:
     _within("--slow-client", wire.slow_client, 0.01, 86_400, " s")
     _within("--default-timeout", settings.default_timeout, 0.001, 86_400, " s")
     _within("--grace", settings.grace, 0, 86_400, " s")
+    _within("--upstream-wait", settings.upstream_wait, 1, 86_400, " s")
+    if settings.upstream_requests is not None:
+        _within("--upstream-requests", settings.upstream_requests, 1, 100_000)
 
 
 def _within(option: str, value: float, low: float, high: float, unit: str = "") -> None:
