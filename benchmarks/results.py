@@ -26,6 +26,7 @@ _PACKAGES = (
     "transformers",
     "grpcio",
     "protobuf",
+    "hpack",
     "httptools",
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -16,7 +16,8 @@ from ..wire.tensors import InferResponse
 from ..wire.timing import SERVER_TIMING, server_timing
 from .failures import explain
 from .grpc_health import HealthWatch
-from .grpc_listener import GrpcListener
+from .grpc_limits import GrpcLimits
+from .grpc_server import GrpcServer
 from .grpc_stream import InferStream
 from .plane import DataPlane
 from .reflection import reflection_handlers
@@ -40,9 +41,8 @@ class GrpcFront:
         host: address to listen on.
         port: 0 for a free one.
         max_message_bytes: largest request and answer; above it RESOURCE_EXHAUSTED.
-        max_connection_age: seconds after which a connection is told to close, so that clients find new servers.
         reuse_port: let several processes listen on the port; off, so that a port in use is noticed.
-        limits: of headers, connections and slow clients, as the server's options.
+        limits: the other limits of the connections.
         requests: the log that each request for inference gets a line in.
     """
 
@@ -53,28 +53,18 @@ class GrpcFront:
         port: int = 8001,
         *,
         max_message_bytes: int = 32 * 1024 * 1024,
-        max_connection_age: float | None = None,
         reuse_port: bool = False,
-        limits: Sequence[tuple[str, int]] = (),
+        limits: GrpcLimits | None = None,
         requests: RequestLog | None = None,
     ) -> None:
         self._plane = plane
         self._requests = requests
-        self._listener = GrpcListener(self._make_server, host, port)
-        self._options: list[tuple[str, int]] = [
-            ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.so_reuseport", int(reuse_port)),
-            # A client that pings often is no reason to cut its calls.
-            ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.max_ping_strikes", 0),
-            *limits,
-        ]
-        if max_connection_age is not None:
-            self._options.append(("grpc.max_connection_age_ms", round(max_connection_age * 1000)))
+        limits = limits or GrpcLimits(message_bytes=max_message_bytes)
+        self._server = GrpcServer(host, port, limits, reuse_port=reuse_port)
         self._draining = False
         self._stopping = asyncio.Event()
         self._health = HealthWatch(self._serving, self._stopping)
+        self._add_methods()
 
     async def start(self) -> int:
         """Listen; returns the port.
@@ -82,10 +72,9 @@ class GrpcFront:
         Raises:
             InvalidInput: the address can't be listened on.
         """
-        return await self._listener.start()
+        return await self._server.start()
 
-    def _make_server(self) -> Any:
-        server = grpc.aio.server(options=self._options)
+    def _add_methods(self) -> None:
         calls: dict[str, Call] = {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
@@ -110,8 +99,7 @@ class GrpcFront:
         }
         described = reflection_handlers((oip.SERVICE, HEALTH))
         for service, handlers in ((oip.SERVICE, served), (HEALTH, health), *described):
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        return server
+            self._server.add(service, handlers)
 
     async def drain(self) -> None:
         """Tell those that ask for health to go elsewhere; calls are still answered."""
@@ -122,7 +110,7 @@ class GrpcFront:
         self._draining = True
         self._stopping.set()
         self._health.close()
-        await self._listener.stop(grace)
+        await self._server.stop(grace)
 
     # -- the protocol's calls -----------------------------------------------------------------------------------------
 

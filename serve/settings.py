@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..bundle.errors import InvalidInput
 from ..runtime.cores import usable_cores
+from .grpc_limits import GrpcLimits
 from .http_limits import HttpLimits
 from .log import LogFormat
 from .served_model import Capacity
@@ -58,23 +59,19 @@ class WireLimits:
             writing=self.slow_client,
         )
 
-    def grpc(self) -> list[tuple[str, int]]:
-        """The same as options of a gRPC server.
+    def grpc(self) -> GrpcLimits:
+        """The same for the gRPC front.
 
         HTTP/2 has no time for one request; a peer that answers neither the handshake nor pings is cut instead.
         """
-        slow = max(round(self.slow_client * 1000), 1)
-        return [
-            ("grpc.max_metadata_size", self.header_bytes),
-            ("grpc.absolute_max_metadata_size", self.header_bytes),
-            ("grpc.max_allowed_incoming_connections", self.connections),
-            ("grpc.max_concurrent_streams", self.streams),
-            ("grpc.server_handshake_timeout_ms", slow),
-            ("grpc.http2.settings_timeout", slow),
-            ("grpc.keepalive_time_ms", slow),
-            ("grpc.keepalive_timeout_ms", slow),
-            ("grpc.max_connection_idle_ms", round(self.idle * 1000)),
-        ]
+        return GrpcLimits(
+            message_bytes=self.message_bytes,
+            header_bytes=self.header_bytes,
+            connections=self.connections,
+            streams=self.streams,
+            slow_client=self.slow_client,
+            idle=self.idle,
+        )
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ PACKAGES = (
     "grpcio",
     "grpcio-health-checking",
     "grpcio-reflection",
+    "hpack",
     "httptools",
     "prometheus-client",
     "rich",

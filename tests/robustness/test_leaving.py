@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
+from nlpdeploy.serve.tokenising import SHORT_CHARACTERS
 from nlpdeploy.wire import codec_proto, oip
 from support.asking import FRONTS, ask, question
 from support.engines import TinyEngine
@@ -65,7 +66,8 @@ def test_who_leaves_while_his_text_is_tokenised_is_never_run(front, tmp_path, mo
     with serving_fronts(tmp_path) as server:
         port = getattr(server, f"{front}_port")
         tokenizer = SlowTokenizer(server, monkeypatch)
-        leave = half_call(front, port, question(["hello"]))
+        long = "hello" + " " * SHORT_CHARACTERS  # a short one is tokenised before anybody can leave
+        leave = half_call(front, port, question([long]))
         assert tokenizer.busy.wait(10)
         leave()
         assert until(lambda: server.metric("nlpdeploy_request_seconds_count", outcome="Cancelled") == 1)
