@@ -16,7 +16,7 @@ from . import console, exits
 if TYPE_CHECKING:
     from ..export.demo_checkpoint import DemoCheckpoint
     from ..export.request import ExportResult
-    from ..loadtest.plan import Target
+    from ..loadtest.targets import Target
     from .child import ChildServer
 
 NAME = "demo"
@@ -83,11 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _promise(arguments: argparse.Namespace) -> tuple[Target, float]:
     """Target and rate, refused before anything takes time."""
-    from ..loadtest.plan import Plan, check_targets, parse_rate, parse_target
+    from ..loadtest.plan import Plan
+    from ..loadtest.targets import check_targets, parse_rate, parse_target
 
-    target = parse_target(arguments.target)
-    check_targets((target,), Plan.timeout_s)
-    return target, parse_rate(arguments.rate)
+    target, rate = parse_target(arguments.target), parse_rate(arguments.rate)
+    check_targets((target,), Plan.timeout_s, rate, baseline=True)
+    return target, rate
 
 
 def _train(folder: Path, fresh: bool) -> DemoCheckpoint:

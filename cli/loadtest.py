@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle.errors import InvalidInput, NotFound
 from . import console, exits
 
 if TYPE_CHECKING:
+    from ..loadtest.judgement import Judgement
     from ..loadtest.plan import Plan
-    from ..loadtest.verdict import Judgement
+
+
+MAX_SECONDS = 600.0
+"""How long ``--until-decided`` goes on without ``--max-seconds``."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -41,8 +47,21 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="right labels: what `nlpdeploy predict NAME - --json` prints for the texts",
     )
     run.add_argument("--rate", required=True, metavar="R", help="requests a second, e.g. 200 or 200/s")
-    run.add_argument("--seconds", required=True, type=console.positive, metavar="S", help="of traffic on each side")
-    run.add_argument("--target", required=True, action="append", metavar="T", help="e.g. p95=45ms; may be repeated")
+    length = run.add_mutually_exclusive_group(required=True)
+    length.add_argument("--seconds", type=console.positive, metavar="S", help="of traffic on each side")
+    length.add_argument(
+        "--until-decided",
+        action="store_true",
+        help="stop as soon as the verdict stands, at the latest after --max-seconds",
+    )
+    run.add_argument("--max-seconds", type=console.positive, metavar="S", help="of --until-decided (default: 600)")
+    run.add_argument(
+        "--target",
+        required=True,
+        action="append",
+        metavar="T",
+        help="e.g. p95=45ms, mean=20ms, errors=0.1%%, rate=200/s; may be repeated",
+    )
     run.add_argument("--arrivals", default="poisson", choices=("poisson", "constant"))
     run.add_argument("--timeout", default="1s", metavar="D", help="a request unanswered for this long has failed")
     run.add_argument("--seed", type=int, default=1, metavar="N", help="of arrivals, payload order and drawn order")
@@ -67,16 +86,24 @@ def run_load(arguments: argparse.Namespace) -> int:
 def drive_and_judge(plan: Plan, run_dir: Path, *, as_json: bool) -> int:
     """Run a plan; the status is the verdict's."""
     from ..loadtest.driver import run
+    from ..loadtest.samples import read_record
     from ..loadtest.verdict import judge
 
-    with console.Progress() as progress:
-        run(plan, run_dir, progress=progress.say)
+    try:
+        with console.Progress() as progress:
+            run(plan, run_dir, progress=progress.say)
+    except KeyboardInterrupt:
+        # What was measured is kept, judged and marked; before any traffic there is nothing.
+        with contextlib.suppress(NotFound):
+            if read_record(run_dir).interrupted is not None:
+                show(judge(run_dir), run_dir, as_json=as_json)
+        raise
     return show(judge(run_dir), run_dir, as_json=as_json)
 
 
 def run_judge(arguments: argparse.Namespace) -> int:
     """Judge a stored run, by its own targets or others."""
-    from ..loadtest.plan import parse_target
+    from ..loadtest.targets import parse_target
     from ..loadtest.verdict import judge
 
     if not arguments.target:
@@ -110,8 +137,11 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     """
     from ..bundle.names import split_spec
     from ..loadtest.payloads import read_payloads
-    from ..loadtest.plan import Plan, as_arrivals, parse_duration, parse_rate, parse_target
+    from ..loadtest.plan import Plan, as_arrivals
+    from ..loadtest.targets import parse_duration, parse_rate, parse_target
 
+    if arguments.max_seconds and not arguments.until_decided:
+        raise InvalidInput("--max-seconds", found="no --until-decided", wanted="both", mend="or give --seconds alone")
     targets = tuple(parse_target(text) for text in arguments.target)
     rate = parse_rate(arguments.rate)
     timeout = parse_duration(arguments.timeout)
@@ -124,7 +154,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         data=replace(payloads.source, golden=str(arguments.expected)) if arguments.expected else payloads.source,
         targets=targets,
         rate=rate,
-        seconds=arguments.seconds,
+        seconds=arguments.seconds or arguments.max_seconds or MAX_SECONDS,
+        until_decided=arguments.until_decided,
         arrivals=as_arrivals(arguments.arrivals),
         timeout_s=timeout,
         seed=arguments.seed,
@@ -138,7 +169,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 def _print_verdict(result: dict[str, Any]) -> None:
     rows = [
-        [target["metric"], _ms(target["limit_ms"]), _ms(target["observed_ms"]), target["verdict"]]
+        [target["metric"], _shown(target, "limit"), _shown(target, "observed"), target["verdict"]]
         for target in result["targets"]
     ]
     console.print_table(["target", "limit", "observed", "verdict"], rows, left=(0, 3))
@@ -156,7 +187,9 @@ def _print_verdict(result: dict[str, Any]) -> None:
     print(result["verdict"])
 
 
-def _ms(value: float | None) -> str:
+def _shown(target: dict[str, Any], key: str) -> str:
+    value, unit = target[key], target["unit"]
     if value is None:
         return ""
-    return f"{value:.1f} ms" if value >= 1.0 else f"{value:.3g} ms"
+    number = f"{value:.1f}" if value >= 1.0 else f"{value:.3g}"
+    return f"{number}{unit}" if unit == "/s" else f"{number} {unit}"

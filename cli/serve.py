@@ -189,7 +189,7 @@ def _given(option: str, arguments: argparse.Namespace) -> str:
 
 
 def _duration(option: str, arguments: argparse.Namespace) -> float:
-    from ..loadtest.plan import parse_duration
+    from ..loadtest.targets import parse_duration
 
     text = _given(option, arguments)
     try:

@@ -56,7 +56,7 @@ def _incomplete_beta(a: Floats, b: Floats, x: float) -> Floats:
     )
     front = np.exp(log_front + first * np.log(at) + second * np.log1p(-at)) / first
     value = front * _continued_fraction(first, second, at)
-    return np.clip(np.where(swapped, 1.0 - value, value), 0.0, 1.0)
+    return np.asarray(np.clip(np.where(swapped, 1.0 - value, value), 0.0, 1.0))
 
 
 def _continued_fraction(a: Floats, b: Floats, x: Floats) -> Floats:

@@ -21,16 +21,19 @@ from ..bundle.errors import EngineUnavailable, InvalidInput, StoreFailed, Unavai
 from .answers import OutputForm, read_expected
 from .arrivals import arrival_offsets
 from .crew import Crew
+from .looks import draw_looks
 from .orders import STOP, WARM_UP, prepare_order, start_order
 from .payloads import Payloads, read_payloads
 from .plan import Block, Plan, Side, draw_blocks
 from .preflight import meet_server
 from .samples import RunRecord, WorkerBooks, write_record
+from .verdict import decided_at
 
 _START_SECONDS = 60.0  # for Locust's imports on a busy machine
 _SLACK_SECONDS = 30.0  # past a step's own length before a silent worker counts as lost
 _LEAD_SECONDS = 0.2  # from the order to the first arrival: every worker has read it by then
 _STOP_SECONDS = 3.0
+_SETTLED_SECONDS = 0.6  # past the last timeout, until the last sample of it is on the disk
 
 Progress = Callable[[str], None]
 
@@ -89,6 +92,7 @@ class _Traffic:
     say: Progress
     current: Block | None = None
     _first_start: float | None = None
+    _started: float = 0.0  # the current block's schedule, on the monotonic clock
     _owing: set[int] = field(default_factory=set)  # workers with a block under way
     _heard: dict[int, dict[str, Any]] = field(default_factory=dict)
 
@@ -102,10 +106,10 @@ class _Traffic:
         except BaseException as reason:
             if self.current is not None:
                 words = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
-                self._cut_short(words.get(type(reason), repr(reason)))
+                self._stop(interrupted=words.get(type(reason), repr(reason)), measured_s=self._settled_seconds())
             raise
         if lost:
-            self._cut_short("; ".join(f"worker {index} was lost: {problem}" for index, problem in lost.items()))
+            self._stop(interrupted="; ".join(f"worker {index} was lost: {why}" for index, why in lost.items()))
 
     def _run_block(self, block: Block) -> dict[int, str]:
         """One block; returns the workers lost in it and how."""
@@ -121,32 +125,30 @@ class _Traffic:
         self._save(replace(self.record, block_starts=starts))
         self._owing = set(range(plan.workers))
         self.crew.tell(start_order(at))
-        return self._await("done", plan.block_seconds + plan.timeout_s + _SLACK_SECONDS)
+        self._started = at
+        waiting = set(self._owing)
+        for look in draw_looks(plan.seconds)[:-1] if plan.until_decided else ():
+            settled = at + look.at_s + plan.timeout_s + _SETTLED_SECONDS
+            lost = self._listen("done", waiting, settled - time.monotonic())
+            if lost or not waiting:
+                break
+            if decided_at(self.run_dir, self.record, look):
+                self.say(f"decided after {look.at_s:g} s")
+                self._stop(measured_s=look.at_s)
+                return {}
+        left = at + plan.block_seconds - time.monotonic()
+        return self._await("done", left + plan.timeout_s + _SLACK_SECONDS, waiting, lost)
 
-    def _await(self, wanted: str, seconds: float) -> dict[int, str]:
+    def _await(
+        self, wanted: str, seconds: float, waiting: set[int] | None = None, lost: dict[int, str] | None = None
+    ) -> dict[int, str]:
         """Listen until every worker has reported ``wanted``; the workers that were lost instead, and how.
 
         Raises:
             Unavailable: a worker was lost before any traffic.
         """
-        waiting = set(range(len(self.crew.workers)))
-        lost: dict[int, str] = {}
-        self._heard.clear()
-        for index, event in self.crew.events(seconds):
-            if event["event"] == "progress":
-                self._heard[index] = event
-                self._say_progress(index)
-            elif event["event"] == wanted:
-                waiting.discard(index)
-                if wanted == "ready":
-                    machine = {**self.record.machine, "scheduling": event["scheduling"]}
-                    self._save(replace(self.record, machine=machine))
-                self._take_books(index, event)
-            elif event["event"] == "lost":
-                lost[index] = self.crew.workers[index].obituary()
-                waiting.discard(index)
-            if lost or not waiting:
-                break
+        waiting = set(range(len(self.crew.workers))) if waiting is None else waiting
+        lost = lost or self._listen(wanted, waiting, seconds)
         lost.update((index, f"no answer for {seconds:.0f} s") for index in waiting if not lost)
         if not lost:
             return lost
@@ -162,9 +164,38 @@ class _Traffic:
             self._enter_lost(self.current, index, problem)
         return lost
 
-    def _cut_short(self, reason: str) -> None:
+    def _listen(self, wanted: str, waiting: set[int], seconds: float) -> dict[int, str]:
+        """Take events for so long, or until nobody is ``waiting`` any more, or one is lost: then who and how."""
+        if not waiting:
+            return {}
+        self._heard.clear()
+        for index, event in self.crew.events(seconds):
+            if event["event"] == "progress":
+                self._heard[index] = event
+                self._say_progress(index)
+            elif event["event"] == wanted:
+                waiting.discard(index)
+                if wanted == "ready":
+                    machine = {**self.record.machine, "scheduling": event["scheduling"]}
+                    self._save(replace(self.record, machine=machine))
+                self._take_books(index, event)
+            elif event["event"] == "lost":
+                waiting.discard(index)
+                return {index: self.crew.workers[index].obituary()}
+            if not waiting:
+                break
+        return {}
+
+    def _settled_seconds(self) -> float | None:
+        """What was due before this second of the schedule has been answered or given up; None if that is nothing."""
+        if len(self.record.blocks) > 1:
+            return None
+        seconds = time.monotonic() - self._started - self.record.plan.timeout_s - _SETTLED_SECONDS
+        return min(seconds, self.record.plan.seconds) if seconds > 0 else None
+
+    def _stop(self, *, interrupted: str | None = None, measured_s: float | None = None) -> None:
         """Let the workers settle what is under way, and keep what they counted."""
-        self._save(replace(self.record, interrupted=reason))
+        self._save(replace(self.record, interrupted=interrupted, measured_s=measured_s))
         self.crew.tell(STOP)
         for index, event in self.crew.events(_STOP_SECONDS) if self._owing else ():
             self._take_books(index, event)

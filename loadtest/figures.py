@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
+from .assess import Timeline
 from .contrast import Contrast
-from .plan import Target
 from .steady import Steady
-from .verdict import Timeline
+from .targets import Target
 
 _CANDIDATE, _BASELINE, _LIMIT, _BAD = "#1f6feb", "#8c959f", "#b3261e", "#b3261e"
 _MOST_POINTS = 6000
@@ -26,14 +26,16 @@ def latency_over_time(line: Timeline, steady: Steady | None, targets: tuple[Targ
     good = np.isfinite(latency)
     shown = _thinned(np.flatnonzero(good))
     axes.plot(line.at[shown], latency[shown], ".", color=_CANDIDATE, markersize=2.5, alpha=0.6)
-    top = 1.6 * max([1e3 * target.limit_s for target in targets] + [float(latency[good].max(initial=0.0))])
+    top = 1.6 * max(
+        [1e3 * target.limit for target in targets if target.is_latency] + [float(latency[good].max(initial=0.0))]
+    )
     bad = _thinned(np.flatnonzero(~good))
     axes.plot(line.at[bad], np.full(len(bad), top), "x", color=_BAD, markersize=4)
     if steady is not None and steady.start_s > 0:
         axes.axvspan(0.0, steady.start_s, color="#eef1f4", zorder=0)
-    for target in targets:
-        axes.axhline(1e3 * target.limit_s, color=_LIMIT, linewidth=1, linestyle="--")
-        axes.annotate(target.text, (1.0, 1e3 * target.limit_s), xycoords=("axes fraction", "data"), fontsize=8)
+    for target in (target for target in targets if target.is_latency):
+        axes.axhline(1e3 * target.limit, color=_LIMIT, linewidth=1, linestyle="--")
+        axes.annotate(target.text, (1.0, 1e3 * target.limit), xycoords=("axes fraction", "data"), fontsize=8)
     axes.set(xlabel="seconds of the schedule", ylabel="latency, ms", yscale="log", xlim=(0.0, line.seconds))
     axes.set_ylim(0.8 * min([0.01 * top, *latency[good]]), 1.2 * top)
     return _svg(figure)
@@ -48,11 +50,11 @@ def distribution(lines: list[tuple[str, Timeline]], targets: tuple[Target, ...])
         keep = _thinned(np.flatnonzero(np.isfinite(latency)))
         colour = _CANDIDATE if side == "candidate" else _BASELINE
         axes.step(latency[keep], share[keep], where="post", label=side, color=colour)
-    for target in targets:
-        axes.axvline(1e3 * target.limit_s, color=_LIMIT, linewidth=1, linestyle="--")
+    for target in (target for target in targets if target.is_latency):
+        axes.axvline(1e3 * target.limit, color=_LIMIT, linewidth=1, linestyle="--")
         if target.share is not None:
-            axes.plot(1e3 * target.limit_s, target.share, "o", color=_LIMIT, markersize=5)
-            axes.annotate(f" {target.text}", (1e3 * target.limit_s, target.share), fontsize=8, va="top")
+            axes.plot(1e3 * target.limit, target.share, "o", color=_LIMIT, markersize=5)
+            axes.annotate(f" {target.text}", (1e3 * target.limit, target.share), fontsize=8, va="top")
     axes.set(xlabel="latency, ms", ylabel="share answered", xscale="log", ylim=(0.0, 1.02))
     if len(lines) > 1:
         axes.legend(frameon=False, loc="lower right")

@@ -10,9 +10,10 @@ from typing import Any
 
 from .certify import Certificate, Verdict
 from .contrast import Contrast
-from .plan import Side, Target
+from .plan import Side
 from .samples import RunRecord
 from .steady import Steady
+from .targets import Target
 from .validity import ClientHealth, Tally, seen_values
 
 REPORT_FILE = "report.html"
@@ -24,15 +25,15 @@ class TargetResult:
 
     Attributes:
         target: what was promised.
-        observed_s: the metric over the steady part in seconds; infinite where too few requests had a good answer; None
-            without samples.
+        observed: the metric over the steady part in the limit's unit (seconds, share, or a second); infinite where too
+            few requests had a good answer; None without samples.
         verdict: the certificate's, unless the run is INVALID or too unsteady to confirm.
         certificate: the count behind it; None without samples.
         reason: the sentence for a reader.
     """
 
     target: Target
-    observed_s: float | None
+    observed: float | None
     verdict: Verdict
     certificate: Certificate | None
     reason: str
@@ -51,6 +52,8 @@ class Judgement:
         tallies, health: by side.
         steady: the steady part of the candidate; None without samples.
         contrast: the comparison with the baseline; None without one.
+        judged_s: seconds of each side's schedule that were judged.
+        looks: how often a run that may stop early was looked at; 1 for others.
         run_dir: the run folder.
     """
 
@@ -62,6 +65,8 @@ class Judgement:
     health: Mapping[Side, ClientHealth]
     steady: Steady | None
     contrast: Contrast | None
+    judged_s: float
+    looks: int
     run_dir: Path
 
     def to_json(self) -> dict[str, Any]:
@@ -88,6 +93,9 @@ class Judgement:
                 "windows_ms": [_ms(mean) for mean in self.steady.windows_s],
                 "in_flight_rise": self.steady.rise,
             },
+            "judged_s": self.judged_s,
+            "looks": self.looks,
+            "interrupted": self.record.interrupted,
             "run_dir": str(self.run_dir),
             "report": str(self.run_dir / REPORT_FILE),
         }
@@ -116,15 +124,19 @@ class Judgement:
 
 def describe(target: Target, observed: float, certificate: Certificate, rate: float) -> str:
     """The numbers behind a certificate, in a clause."""
-    metric = f"{target.metric} {milliseconds(observed)}"
+    if target.is_latency:
+        metric = f"{target.metric} {milliseconds(observed)}"
+    else:
+        metric = f"{target.metric} {target.shown(observed):.4g}{'' if target.unit == '/s' else ' '}{target.unit}"
     if certificate.allowed is None:
         assert certificate.low is not None  # noqa: S101  (a mean's certificate has an interval)
         assert certificate.high is not None  # noqa: S101
         text = f"{metric}, between {milliseconds(certificate.low)} and {milliseconds(certificate.high)} with 99 %"
     else:
         share = certificate.over / certificate.samples
+        over = "over the limit" if target.is_latency else "without a good answer"
         text = (
-            f"{metric}, {certificate.over} of {certificate.samples} over the limit "
+            f"{metric}, {certificate.over} of {certificate.samples} {over} "
             f"({_percent(round(share, 4))}, allowed {_percent(certificate.allowed)})"
         )
     if certificate.verdict is not Verdict.INCONCLUSIVE:
@@ -151,8 +163,11 @@ def _target_json(result: TargetResult, rate: float) -> dict[str, Any]:
     found = result.certificate
     return {
         "metric": result.target.metric,
-        "limit_ms": _ms(result.target.limit_s),
-        "observed_ms": _ms(result.observed_s),
+        "limit_ms": _ms(result.target.limit) if result.target.is_latency else None,
+        "observed_ms": _ms(result.observed) if result.target.is_latency else None,
+        "limit": result.target.shown(result.target.limit),
+        "observed": _shown(result),
+        "unit": result.target.unit,
         "verdict": result.verdict.value,
         "samples": found and found.samples,
         "over": found and found.over,
@@ -163,6 +178,12 @@ def _target_json(result: TargetResult, rate: float) -> dict[str, Any]:
         "high_ms": found and _ms(found.high),
         "more_seconds": found.more / rate if found and found.more is not None else None,
     }
+
+
+def _shown(result: TargetResult) -> float | None:
+    if result.observed is None or not math.isfinite(result.observed):
+        return None
+    return result.target.shown(result.observed)
 
 
 def _books_json(books: Tally) -> dict[str, Any]:

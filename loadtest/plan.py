@@ -1,6 +1,6 @@
 """What a load test will do, parsed and checked before any traffic; it is stored with the run and read back to judge it.
 
-Knows flags' texts, targets and the drawn order of blocks; not how requests are sent.
+Knows flags' texts and the drawn order of blocks; not how requests are sent.
 """
 
 from __future__ import annotations
@@ -14,81 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from ..bundle.errors import InvalidInput
+from .targets import Target, check_targets
 
 Arrivals = Literal["poisson", "constant"]
 Side = Literal["candidate", "baseline"]
 ARRIVALS: tuple[Arrivals, ...] = ("poisson", "constant")
-
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
-_RATE = re.compile(r"(\d+(?:\.\d+)?)(?:/s)?")
-_TARGET = re.compile(r"(mean|p(\d{1,2}(?:\.\d+)?))=(.+)")
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of ``45ms``, ``1s``, ``1.5s``, ``2m``; a bare number has no unit and is refused.
-
-    Raises:
-        InvalidInput: not a number with a unit, or not above zero.
-    """
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise InvalidInput("duration", found=text, wanted="a positive number with a unit", mend="write 45ms, 1s or 2m")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def parse_rate(text: str) -> float:
-    """Requests a second of ``200`` or ``200/s``.
-
-    Raises:
-        InvalidInput: anything else, or not above zero.
-    """
-    match = _RATE.fullmatch(text.strip())
-    if match is None or float(match[1]) <= 0:
-        raise InvalidInput("rate", found=text, wanted="requests a second above 0", mend="write 200 or 200/s")
-    return float(match[1])
-
-
-@dataclass(frozen=True)
-class Target:
-    """One promise about latency.
-
-    Attributes:
-        metric: ``mean``, or ``p50``, ``p95``, ``p99.9`` …: that share of requests is answered within the limit.
-        limit_s: the limit in seconds.
-        text: as the user wrote it.
-    """
-
-    metric: str
-    limit_s: float
-    text: str
-
-    @property
-    def share(self) -> float | None:
-        """The share that must be within the limit (0.95 for ``p95``); None for ``mean``."""
-        return None if self.metric == "mean" else round(float(self.metric[1:]) / 100.0, 12)
-
-
-def parse_target(text: str) -> Target:
-    """``p95=45ms`` or ``mean=10ms``.
-
-    Raises:
-        InvalidInput: another form, an unknown metric, a percentile out of (0, 100), or a bad duration.
-    """
-    match = _TARGET.fullmatch(text.strip())
-    if match is None:
-        raise InvalidInput(
-            "target", found=text, wanted="METRIC=DURATION with metric mean, p50, p95, p99.9 …", mend="write p95=45ms"
-        )
-    if match[2] is not None and float(match[2]) <= 0:
-        raise InvalidInput("target", found=text, wanted="a percentile above 0 and below 100", mend="write p95=45ms")
-    try:
-        limit_s = parse_duration(match[3])
-    except InvalidInput as error:
-        raise InvalidInput(
-            "target", found=text, wanted="METRIC=DURATION, the duration with a unit", mend="write p95=45ms"
-        ) from error
-    return Target(match[1], limit_s, text.strip())
 
 
 @dataclass(frozen=True)
@@ -131,6 +61,7 @@ class Plan:
         max_in_flight: requests under way over all workers; an arrival above it is not sent and counts as OVER_CAP.
         expect_digest: the bundle digest that answers must carry, where the user named one.
         baseline_url: the server to compare with.
+        until_decided: stop as soon as every target is decided; ``seconds`` is then the longest that it may take.
         pairs: pairs of a candidate and a baseline block (even: two make an ABBA or BAAB group); 0 without a baseline.
     """
 
@@ -149,6 +80,7 @@ class Plan:
     expect_digest: str | None = None
     baseline_url: str | None = None
     pairs: int = 0
+    until_decided: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what can't be run.
@@ -157,7 +89,9 @@ class Plan:
             InvalidInput: a value out of range, two targets on one metric, or a timeout within a limit.
         """
         _check_load(self)
-        check_targets(self.targets, self.timeout_s)
+        check_targets(self.targets, self.timeout_s, self.rate, baseline=self.baseline_url is not None)
+        if self.until_decided and self.baseline_url is not None:
+            raise InvalidInput("until decided", found="a baseline", wanted="a run without one", mend="give --seconds")
         if self.baseline_url is None and self.pairs:
             raise InvalidInput("pairs", found=self.pairs, wanted="0 without a baseline", mend="give --baseline URL")
         if self.baseline_url is not None and (self.pairs < 4 or self.pairs % 2):
@@ -246,27 +180,6 @@ def _check_load(plan: Plan) -> None:
     for url in (plan.url, plan.baseline_url):
         if url is not None and not re.match(r"(grpc|http)://[^/\s]+", url):
             raise InvalidInput("url", found=url, wanted="grpc://HOST:PORT or http://HOST:PORT")
-
-
-def check_targets(targets: tuple[Target, ...], timeout_s: float) -> None:
-    """Refuse targets that a run can't be judged by.
-
-    Raises:
-        InvalidInput: none, two on one metric, or a limit that the timeout doesn't exceed.
-    """
-    if not targets:
-        raise InvalidInput("targets", found="none", wanted="at least one", mend="give --target p95=45ms")
-    metrics = [target.metric for target in targets]
-    if len(set(metrics)) < len(metrics):
-        raise InvalidInput("targets", found=", ".join(metrics), wanted="each metric once")
-    longest = max(targets, key=lambda target: target.limit_s)
-    if timeout_s <= longest.limit_s:
-        raise InvalidInput(
-            "timeout",
-            found=f"{timeout_s:g} s",
-            wanted=f"longer than the limit of {longest.text}",
-            mend="a request that is given up before the limit says nothing about it: raise --timeout",
-        )
 
 
 def as_arrivals(text: str) -> Arrivals:

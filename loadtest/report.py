@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import StoreFailed, Unsupported
+from .assess import lay_out
 from .judgement import REPORT_FILE, Judgement
 from .plan import Side
 from .samples import read_samples
-from .verdict import lay_out
 
 if TYPE_CHECKING:
-    from .verdict import Timeline
+    from .assess import Timeline
 
 
 def write_report(run_dir: Path, judgement: Judgement) -> Path:
@@ -48,6 +48,8 @@ def _render(run_dir: Path, judgement: Judgement) -> str:
     record = judgement.record
     sides: list[Side] = ["candidate", "baseline"] if record.plan.baseline_url else ["candidate"]
     lines: list[tuple[str, Timeline]] = [(side, lay_out(record, read_samples(run_dir, side), side)) for side in sides]
+    if record.measured_s is not None:
+        lines = [(side, line.before(judgement.judged_s)) for side, line in lines]
     targets = tuple(result.target for result in judgement.targets)
     drawn = {
         "time": figures.latency_over_time(lines[0][1], judgement.steady, targets),

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from ..bundle.errors import InvalidInput, NotFound, StoreFailed
 from .plan import Block, Plan, Side, draw_blocks
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD_FILE = "run.json"
 NEVER = float("nan")
 """``sent`` of an arrival that was not sent, ``ended`` of a request without an end."""
@@ -168,6 +168,8 @@ class RunRecord:
         block_starts: seconds from the run's start to each block's start, by block index.
         books: by block and worker.
         interrupted: why the run was cut short; None where it was not.
+        measured_s: what was due before this second of the schedule is settled, of a run of one block that ended before
+            its schedule did; None where the whole schedule is.
     """
 
     plan: Plan
@@ -178,6 +180,7 @@ class RunRecord:
     block_starts: tuple[float, ...] = ()
     books: tuple[WorkerBooks, ...] = ()
     interrupted: str | None = None
+    measured_s: float | None = None
 
 
 def write_record(run_dir: Path, record: RunRecord) -> None:
@@ -228,6 +231,7 @@ def read_record(run_dir: Path) -> RunRecord:
             block_starts=tuple(value["block_starts"]),
             books=tuple(WorkerBooks(**books) for books in value["books"]),
             interrupted=value["interrupted"],
+            measured_s=value["measured_s"],
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(str(path), found=f"{type(error).__name__}: {error}", wanted="a run's record") from error

@@ -28,9 +28,10 @@ from .client import open_client
 from .generator import Generator, Load, Settled
 from .orders import WARM_UP, Assignment
 from .payloads import read_payloads
-from .plan import ARRIVALS, as_arrivals, parse_duration
+from .plan import ARRIVALS, as_arrivals
 from .preflight import first_answer
 from .samples import Outcome
+from .targets import parse_duration
 from .worker import Link, Worker
 
 logger = logging.getLogger(__name__)

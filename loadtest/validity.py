@@ -13,8 +13,9 @@ import numpy as np
 
 from ..bundle.compare import quantile
 from .arrivals import arrival_offsets
-from .plan import Block, Plan, Side, Target
+from .plan import Block, Plan, Side
 from .samples import FAILED, Outcome, RunRecord, Samples
+from .targets import Target, latency_limits
 
 LATE_S = 0.001
 """A send this far behind its schedule is late …"""
@@ -91,17 +92,33 @@ def tally(samples: Samples) -> Tally:
     return Tally(sent, counts[Outcome.OK], failed, counts[Outcome.OVER_CAP], counts[Outcome.UNFINISHED], names)
 
 
-def client_health(plan: Plan, blocks: tuple[Block, ...], samples: Samples, targets: tuple[Target, ...]) -> ClientHealth:
-    """Lateness and rate on one side's blocks."""
-    allowance = max(LATE_S, LATE_LIMIT_SHARE * min(target.limit_s for target in targets))
+def client_health(
+    plan: Plan,
+    blocks: tuple[Block, ...],
+    samples: Samples,
+    targets: tuple[Target, ...],
+    measured_s: float | None = None,
+) -> ClientHealth:
+    """Lateness and rate on one side's blocks.
+
+    Args:
+        plan: what was to be done.
+        blocks: the side's.
+        samples: the side's; of a run that ended early, those that were due before ``measured_s``.
+        targets: what is promised; the tightest limit decides what is late.
+        measured_s: where in its schedule the run ended, if early.
+    """
+    limits = latency_limits(targets)
+    allowance = max(LATE_S, LATE_LIMIT_SHARE * min(limits)) if limits else LATE_S
     lateness = samples.lateness
+    seconds = plan.block_seconds if measured_s is None else measured_s
     elapsed = 0.0
     for block in blocks:
         sent = samples.sent[samples.block == block.index]
-        elapsed += max(plan.block_seconds, float(sent[~np.isnan(sent)].max(initial=0.0)))
-    due = sum(_due(plan, block, worker) for block in blocks for worker in range(plan.workers))
+        elapsed += max(seconds, float(sent[~np.isnan(sent)].max(initial=0.0)))
+    due = sum(_due(plan, block, worker, seconds) for block in blocks for worker in range(plan.workers))
     counts = tally(samples)
-    offered = due / (len(blocks) * plan.block_seconds)
+    offered = due / (len(blocks) * seconds) if seconds else 0.0
     return ClientHealth(
         late=float((lateness > allowance).mean()) if len(lateness) else 0.0,
         allowance_s=allowance,
@@ -109,7 +126,7 @@ def client_health(plan: Plan, blocks: tuple[Block, ...], samples: Samples, targe
         p99_s=quantile(lateness, 0.99) if len(lateness) else 0.0,
         max_s=float(lateness.max(initial=0.0)),
         offered=offered,
-        achieved=counts.sent / elapsed,
+        achieved=counts.sent / elapsed if elapsed else 0.0,
         shortfall=1.0 - (counts.sent + counts.over_cap) / elapsed / offered if due else 0.0,
     )
 
@@ -117,9 +134,15 @@ def client_health(plan: Plan, blocks: tuple[Block, ...], samples: Samples, targe
 def run_faults(record: RunRecord, samples: Mapping[Side, Samples]) -> list[str]:
     """What makes the whole run INVALID, whatever its latencies are; empty where nothing does.
 
+    Args:
+        record: the run's.
+        samples: all that were written, by side.
+
     The client's lateness is not among them: :func:`~nlpdeploy.loadtest.verdict.judge` weighs it with the verdict.
     """
-    faults = [f"the run was cut short: {record.interrupted}"] if record.interrupted else []
+    faults = []
+    if record.interrupted and record.measured_s is None:
+        faults.append(f"the run was cut short: {record.interrupted}")
     for side, own in samples.items():
         if not len(own):
             faults.append(f"no samples of the {side}")
@@ -140,8 +163,9 @@ def seen_values(record: RunRecord, side: Side, what: str) -> Counter[str]:
     return seen
 
 
-def _due(plan: Plan, block: Block, worker: int) -> int:
-    return len(arrival_offsets(plan.arrivals, plan.rate, plan.block_seconds, block.seed, worker, plan.workers))
+def _due(plan: Plan, block: Block, worker: int, before_s: float) -> int:
+    offsets = arrival_offsets(plan.arrivals, plan.rate, plan.block_seconds, block.seed, worker, plan.workers)
+    return int(np.searchsorted(offsets, before_s))
 
 
 def _book_faults(record: RunRecord, samples: Mapping[Side, Samples]) -> Iterator[str]:
@@ -159,7 +183,9 @@ def _book_faults(record: RunRecord, samples: Mapping[Side, Samples]) -> Iterator
             mine = own.where(own.worker == worker)
             counted = {outcome.name: count for outcome, count in mine.counts().items() if count}
             kept = {name: count for name, count in entry.outcomes.items() if count}
-            due = _due(plan, block, worker)
+            due = _due(plan, block, worker, plan.block_seconds)
+            if record.measured_s is not None:  # it ended early, but nothing before that moment may be missing
+                due = min(due, max(entry.scheduled, _due(plan, block, worker, record.measured_s)))
             if counted != kept:
                 yield f"{where}: its books say {_listed(kept)}, its samples {_listed(counted)}"
             elif not len(mine) == entry.scheduled == due:

@@ -17,10 +17,13 @@ import psutil
 import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput, NotFound, Unavailable
+from nlpdeploy.loadtest.certify import Verdict
 from nlpdeploy.loadtest.driver import run
 from nlpdeploy.loadtest.payloads import read_payloads
-from nlpdeploy.loadtest.plan import Plan, parse_target
+from nlpdeploy.loadtest.plan import Plan
 from nlpdeploy.loadtest.samples import Outcome, read_record, read_samples
+from nlpdeploy.loadtest.targets import parse_target
+from nlpdeploy.loadtest.verdict import judge
 from support.null_server import DIGEST, NullServer, label_of, null_server
 
 TEXTS = ("Where is my card?", "I lost my card", "Wo ist meine Karte?", "我的卡在哪里", "top up failed")
@@ -214,6 +217,7 @@ def test_what_cannot_run_is_refused_before_any_traffic(tmp_path: Path, data: Pat
 RUN = """
 import json, sys
 from pathlib import Path
+from nlpdeploy.loadtest.certify import Verdict
 from nlpdeploy.loadtest.driver import run
 from nlpdeploy.loadtest.plan import Plan
 run(Plan.from_json(json.loads(sys.argv[1])), Path(sys.argv[2]), progress=lambda text: print(text, flush=True))
@@ -246,10 +250,29 @@ def test_ctrl_c_ends_every_process_and_keeps_what_was_measured(tmp_path: Path, d
     assert not [pid for pid in processes if psutil.pid_exists(pid)]
     record = read_record(tmp_path / "run")
     assert record.interrupted == "interrupted"
+    assert record.measured_s is None or 0 < record.measured_s < 60.0
     samples = read_samples(tmp_path / "run")
     assert len(record.books) == workers
     assert len(samples) == sum(books.scheduled for books in record.books) > 0
     assert samples.counts()[Outcome.UNFINISHED] > 0
+
+
+def test_a_run_until_decided_stops_early_and_is_judged_again_alike(tmp_path: Path, data: Path) -> None:
+    with null_server() as server:
+        plan = plan_for(server, "http", data, rate=200.0, seconds=600.0, until_decided=True, workers=2, timeout_s=0.5)
+        started = time.monotonic()
+        run(plan, tmp_path / "run")
+        assert time.monotonic() - started < 120.0
+    record = read_record(tmp_path / "run")
+    assert record.interrupted is None
+    assert record.measured_s is not None
+    assert record.measured_s < 40.0
+    found = judge(tmp_path / "run")
+    assert found.verdict is Verdict.CONFIRMED, found.reasons
+    assert found.judged_s == record.measured_s
+    assert judge(tmp_path / "run").to_json() == found.to_json()
+    samples = read_samples(tmp_path / "run")
+    assert len(samples) == sum(books.scheduled for books in record.books)
 
 
 def test_children_end_when_the_driver_is_killed(tmp_path: Path, data: Path) -> None:

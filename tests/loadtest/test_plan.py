@@ -3,7 +3,8 @@ import json
 import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput
-from nlpdeploy.loadtest.plan import Plan, draw_blocks, parse_duration, parse_rate, parse_target
+from nlpdeploy.loadtest.plan import Plan, draw_blocks
+from nlpdeploy.loadtest.targets import parse_duration, parse_rate, parse_target
 from support.loadruns import plan
 
 
@@ -29,13 +30,34 @@ def test_rates_are_requests_a_second():
 
 def test_targets_are_a_metric_and_a_limit():
     p95 = parse_target("p95=45ms")
-    assert (p95.metric, p95.share, p95.limit_s, p95.text) == ("p95", 0.95, pytest.approx(0.045), "p95=45ms")
+    assert (p95.metric, p95.share, p95.limit, p95.text) == ("p95", 0.95, pytest.approx(0.045), "p95=45ms")
     assert parse_target("p99.9=1s").share == 0.999
     assert parse_target("mean=10ms").share is None
+    errors, rate, faster = parse_target("errors=0.1%"), parse_target("rate=200/s"), parse_target("p95=120ms->45ms")
+    assert (errors.limit, errors.unit, errors.is_latency) == (pytest.approx(0.001), "%", False)
+    assert (rate.limit, rate.unit, rate.is_latency) == (200.0, "/s", False)
+    assert (faster.limit, faster.was_s, faster.share) == (pytest.approx(0.045), pytest.approx(0.120), 0.95)
 
 
 @pytest.mark.parametrize(
-    "text", ["p95", "p95=45", "p0=1s", "p100=1s", "q95=45ms", "p95<45ms", "=45ms", "p95=", "max=1s"]
+    "text",
+    [
+        "p95",
+        "p95=45",
+        "p0=1s",
+        "p100=1s",
+        "q95=45ms",
+        "p95<45ms",
+        "=45ms",
+        "p95=",
+        "max=1s",
+        "errors=0.1",
+        "errors=0%",
+        "errors=100%",
+        "rate=200",
+        "p95=120->45ms",
+        "p95=120ms->45",
+    ],
 )
 def test_bad_targets_say_what_is_wanted_in_one_line(text):
     with pytest.raises(InvalidInput) as caught:
@@ -62,6 +84,9 @@ def test_bad_targets_say_what_is_wanted_in_one_line(text):
         ({"targets": ()}, "targets"),
         ({"timeout_s": 0.045}, "timeout"),
         ({"pairs": 4}, "pairs"),
+        ({"targets": (parse_target("rate=101/s"),)}, "rate"),
+        ({"targets": (parse_target("p95=120ms->45ms"),)}, "baseline"),
+        ({"until_decided": True, "baseline_url": "http://127.0.0.1:1", "pairs": 4}, "until decided"),
         ({"baseline_url": "http://127.0.0.1:1", "pairs": 5}, "pairs"),
         ({"baseline_url": "http://127.0.0.1:1", "pairs": 2}, "pairs"),
     ],

@@ -110,7 +110,7 @@ def test_the_record_survives_the_disk(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema": 2}, {"plan": None}, {"blocks": [{}]}, {"books": [{"x": 1}]}, {"servers": 3}]
+    "change", [{"schema": 1}, {"plan": None}, {"blocks": [{}]}, {"books": [{"x": 1}]}, {"servers": 3}]
 )
 def test_a_record_that_is_none_is_refused_with_its_path(tmp_path, change):
     store_run(tmp_path, plan(seconds=0.1), lambda block, due: _ok(due))

@@ -7,8 +7,8 @@ import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput, NotFound
 from nlpdeploy.loadtest.certify import Verdict
-from nlpdeploy.loadtest.plan import parse_target
 from nlpdeploy.loadtest.samples import Outcome, read_record, sample_path, write_record
+from nlpdeploy.loadtest.targets import parse_target
 from nlpdeploy.loadtest.verdict import judge
 from support.loadruns import DIGEST, Answers, plan, queue_latency, store_run
 
@@ -46,9 +46,9 @@ def test_a_server_frozen_for_two_seconds_is_refuted_with_the_delay_charged_to_it
     p95, p50, p99 = found.targets
     assert found.verdict is Verdict.REFUTED
     assert p95.verdict is Verdict.REFUTED
-    assert p50.observed_s == pytest.approx(0.005, abs=1e-9)
-    assert p95.observed_s == pytest.approx(1.505, abs=0.011)
-    assert p99.observed_s == pytest.approx(1.905, abs=0.011)
+    assert p50.observed == pytest.approx(0.005, abs=1e-9)
+    assert p95.observed == pytest.approx(1.505, abs=0.011)
+    assert p99.observed == pytest.approx(1.905, abs=0.011)
 
 
 def test_six_of_a_hundred_over_is_inconclusive_and_p95_is_an_observed_value(tmp_path):
@@ -87,6 +87,47 @@ def test_arrivals_not_sent_or_not_ended_count_as_over(tmp_path, how, key):
     assert result["verdict"] == "REFUTED"
 
 
+def test_errors_and_rate_are_targets_beside_latency(tmp_path):
+    def serve(every):
+        def answers(block, due):
+            outcome = np.where(np.arange(len(due)) % every == 7, Outcome.ERROR, Outcome.OK).astype(np.uint8)
+            return Answers(np.full(len(due), 0.005), outcome)
+
+        return answers
+
+    promised = plan("p95=45ms", "errors=1%", "rate=98/s", seconds=30.0)
+    good = judge(store_run(tmp_path / "good", promised, serve(1000)))
+    assert good.verdict is Verdict.CONFIRMED
+    errors, rate = good.to_json()["targets"][1:]
+    assert (errors["observed"], errors["unit"], errors["limit_ms"]) == (pytest.approx(0.1), "%", None)
+    assert (rate["observed"], rate["unit"]) == (pytest.approx(99.9), "/s")
+    bad = judge(store_run(tmp_path / "bad", promised, serve(20)))
+    assert [result.verdict for result in bad.targets] == [Verdict.INCONCLUSIVE, Verdict.REFUTED, Verdict.REFUTED]
+
+
+def test_a_run_that_may_stop_early_is_judged_at_the_first_look_that_decides(tmp_path):
+    run = store_run(tmp_path, plan("p95=45ms", seconds=80.0, until_decided=True), quick)
+    write_record(run, replace(read_record(run), measured_s=10.0))
+    found = judge(run)
+    assert (found.verdict, found.judged_s, found.looks) == (Verdict.CONFIRMED, 5.0, 1)
+    assert found.targets[0].certificate.samples == 500
+    # 0 of 500 over is enough for p95 and not for p99, which takes 459 at 99 % and more at what a look may spend.
+    other = judge(run, (parse_target("p99=45ms"),))
+    assert (other.verdict, other.judged_s, other.looks) == (Verdict.CONFIRMED, 10.0, 2)
+    write_record(run, replace(read_record(run), measured_s=None))
+    far = judge(run, (parse_target("p99.9=45ms"),))
+    assert (far.judged_s, far.looks, far.targets[0].certificate.samples) == (80.0, 5, 8000)
+
+
+def test_a_run_that_was_interrupted_is_judged_as_far_as_it_went_and_confirms_nothing(tmp_path):
+    run = store_run(tmp_path / "good", plan(seconds=60.0), quick, interrupted="interrupted")
+    write_record(run, replace(read_record(run), measured_s=30.0))
+    found = judge(run)
+    assert (found.verdict, found.targets[0].verdict) == (Verdict.INCONCLUSIVE, Verdict.CONFIRMED)
+    assert found.reasons[0].startswith("interrupted after 30 s of 60 s; that part is judged")
+    assert found.tallies["candidate"].sent == 3000
+
+
 def test_failures_in_the_warm_up_are_never_excused(tmp_path):
     def cold(block, due):
         outcome = np.where(due < 1.0, Outcome.ERROR, Outcome.OK).astype(np.uint8)
@@ -112,7 +153,7 @@ def test_an_overloaded_server_is_not_confirmed_by_a_short_run(tmp_path):
         return Answers(queue_latency(due, np.full(len(due), 0.0102)))
 
     found = judge(store_run(tmp_path, plan("p50=1s", seconds=20.0), overloaded))
-    assert found.targets[0].observed_s < 1.0
+    assert found.targets[0].observed < 1.0
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "unstable at this rate" in found.reasons[0]
 
@@ -274,7 +315,7 @@ def test_a_record_whose_order_is_not_the_drawn_one_is_refused(tmp_path):
 def test_a_queue_whose_p95_is_exactly_at_the_limit_is_seldom_confirmed(tmp_path):
     random, confirmed, runs = np.random.default_rng(5), 0, 60
     limit = -math.log(0.05) / 300.0  # M/M/1 with 1,000 services a second at 700 arrivals: latency is Exp(300/s)
-    made = plan(rate=700.0, seconds=5.0, arrivals="poisson", targets=(replace(parse_target("p95=9ms"), limit_s=limit),))
+    made = plan(rate=700.0, seconds=5.0, arrivals="poisson", targets=(replace(parse_target("p95=9ms"), limit=limit),))
 
     def serve(block, due):
         # A start from the stationary distribution: 2,000 earlier arrivals.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from nlpdeploy.loadtest.arrivals import arrival_offsets, payload_rows
-from nlpdeploy.loadtest.plan import Block, DataFile, Plan, draw_blocks, parse_target
+from nlpdeploy.loadtest.plan import Block, DataFile, Plan, draw_blocks
 from nlpdeploy.loadtest.samples import (
     NEVER,
     Outcome,
@@ -19,6 +19,7 @@ from nlpdeploy.loadtest.samples import (
     WorkerBooks,
     write_record,
 )
+from nlpdeploy.loadtest.targets import parse_target
 
 DATA = DataFile(path="texts.csv", digest="d" * 64, rows=50, text_column="text")
 DIGEST = "a" * 64
