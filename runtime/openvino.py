@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from openvino import opset13 as opset
 
 from ..bundle.errors import EngineFailed, EngineUnavailable
 from ..bundle.manifest import EngineEntry
@@ -17,6 +18,8 @@ from .engine import EngineOptions, Feed, Outputs
 
 DEVICE = "CPU"
 PRECISION_HINT = "INFERENCE_PRECISION_HINT"
+GROUP_SIZE = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+"""An engine's option and OpenVINO's property: so many neighbouring values of a token's state share an int8 scale."""
 KERNEL_CACHE = 128
 """Compiled kernels kept by shape. The default of 5,000 grows with every new batch and length; on changing shapes it was
 no faster than 128."""
@@ -50,13 +53,17 @@ class OpenVINOEngine:
         self.outputs: tuple[TensorSpec, ...] = entry.outputs
         hint = str(entry.options[PRECISION_HINT])
         try:
-            compiled = _core().compile_model(str(model_file), DEVICE, _properties(hint, options))
+            compiled = _core().compile_model(str(model_file), DEVICE, _properties(entry, options))
             self._request: Any = compiled.create_infer_request()
             found = compiled.get_property(PRECISION_HINT).to_string()
+            group = compiled.get_property(GROUP_SIZE)
         except Exception as error:  # noqa: BLE001 - the runtime raises bare RuntimeError and kinds of its own
             raise _failed(f"engine {self.id} can't be loaded by OpenVINO", error) from None
         if found != hint:
             raise EngineUnavailable(f"precision of engine {self.id} on this CPU", found=found, wanted=hint)
+        if GROUP_SIZE in entry.options and group != entry.options[GROUP_SIZE]:
+            wanted = entry.options[GROUP_SIZE]
+            raise EngineUnavailable(f"int8 groups of engine {self.id} on this CPU", found=group, wanted=wanted)
 
     def run(self, feed: Feed) -> Outputs:
         """See ``Engine.run``."""
@@ -80,9 +87,11 @@ def _core() -> Any:
     return ov.Core()
 
 
-def _properties(hint: str, options: EngineOptions) -> dict[str, Any]:
+def _properties(entry: EngineEntry, options: EngineOptions) -> dict[str, Any]:
     return {
-        PRECISION_HINT: hint,
+        PRECISION_HINT: str(entry.options[PRECISION_HINT]),
+        # 0: what is not said to be int8 is not made int8, whatever this version of the runtime does by default.
+        GROUP_SIZE: int(entry.options.get(GROUP_SIZE, 0)),
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": options.threads,
@@ -128,6 +137,37 @@ def convert_module(
         port.get_tensor().set_names({spec.name})
     ov.save_model(model, str(target), compress_to_fp16=False)
     return str(ov.get_version())
+
+
+def compress_weights(source: Path, target: Path, *, narrowest: int) -> int:
+    """Write a model again with the weights of its matrix products in int8, for engines with ``GROUP_SIZE``.
+
+    A scale for each output channel, symmetric: weight = int8 * scale, scale = largest absolute value / 127.
+
+    Args:
+        source: the .xml of an fp32 model.
+        target: the .xml to write, with its .bin beside it.
+        narrowest: least size of both axes; products with narrower weights stay as they are, as heads do.
+
+    Returns:
+        How many products have int8 weights.
+    """
+    model, done = _core().read_model(str(source)), 0
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
+            continue
+        weights = np.array(node.input_value(1).get_node().get_data(), np.float32)
+        if weights.ndim != 2 or min(weights.shape) < narrowest:
+            continue
+        inner = 1 if node.get_attributes()["transpose_b"] else 0
+        scales = np.maximum(np.abs(weights).max(axis=inner, keepdims=True) / 127, np.finfo(np.float32).tiny)
+        whole = opset.constant(np.rint(weights / scales).astype(np.int8))
+        again = opset.multiply(opset.convert(whole, "f32"), opset.constant(scales.astype(np.float32)))
+        node.input(1).replace_source_output(again.output(0))
+        done += 1
+    model.validate_nodes_and_infer_types()
+    ov.save_model(model, str(target), compress_to_fp16=False)
+    return done
 
 
 def _failed(what: str, error: Exception) -> EngineFailed:

@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle.errors import EngineFailed, EngineUnavailable, Unsupported
-from ...bundle.manifest import EngineEntry
+from ...bundle.manifest import EngineEntry, Option
 from ...bundle.specs import EngineState, Layout, TensorSpec
 from ...runtime.batching import lay_out
+from ...runtime.cores import instruction_sets
 from ...runtime.text import Row
 from ..checkpoint import Checkpoint, load_torch
 from ..graph import Graph, silence
 from ..packed import PackedModel, checked_pack
 from .files import engine_folder, size_bytes
 from .openvino import RUNTIME, bf16_isa, unavailable_here
+
+INT8_CLASSES = ("amx_int8", "avx512_vnni", "avx_vnni")
+"""Instruction sets with which OpenVINO takes int8 products of tokens that are scaled as they come, the best first."""
+PRODUCTS_PER_LAYER = 6
+"""Queries, keys, values; attention's output; both of the feed-forward pair."""
 
 
 @dataclass(frozen=True)
@@ -27,28 +33,41 @@ class PackedBuilder:
     Attributes:
         id: the engine's id.
         precision: as in the manifest.
-        hint: OpenVINO's ``INFERENCE_PRECISION_HINT``.
+        hint: OpenVINO's ``INFERENCE_PRECISION_HINT``: of all that is no int8 product.
+        group: for int8 products, how many neighbouring values of a token's state share a scale; 0 for none. Each token
+            has scales of its own, so that no other text has a say in an answer.
     """
 
     id: str
     precision: str
     hint: str
+    group: int = 0
     runtime: str = RUNTIME
     layout: Layout = Layout.PACKED
 
     def unavailable(self) -> str | None:
         """See ``Builder.unavailable``."""
+        if self.group and not _int8_isa():
+            return f"engine {self.id} needs a CPU with one of {', '.join(INT8_CLASSES)}, which this one lacks"
         return unavailable_here(self.id, self.hint)
 
     def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
         """See ``Builder.build``; raises EngineUnavailable where the architecture's answers depend on packing."""
-        from ...runtime.openvino import PRECISION_HINT
+        from ...runtime.openvino import GROUP_SIZE, PRECISION_HINT
 
         made = _converted(graph.checkpoint, graph.file.parent.parent / "packed", calibration)
         folder = engine_folder(bundle, self.id)
-        for file in (made.file, made.file.with_suffix(".bin")):
-            shutil.copy2(file, folder / file.name)
-        isa = bf16_isa() if self.hint == "bf16" else None
+        options: dict[str, Option] = {
+            PRECISION_HINT: self.hint,
+            "exporter": f"torch trace: {made.note}",
+            "openvino": made.version,
+        }
+        if self.group:
+            options |= {GROUP_SIZE: self.group, "quantised": self._compressed(made.file, folder, graph)}
+        else:
+            for file in (made.file, made.file.with_suffix(".bin")):
+                shutil.copy2(file, folder / file.name)
+        isa = _int8_isa() if self.group else bf16_isa() if self.hint == "bf16" else None
         return EngineEntry(
             id=self.id,
             runtime=RUNTIME,
@@ -58,10 +77,20 @@ class PackedBuilder:
             file=(folder / made.file.name).relative_to(bundle).as_posix(),
             inputs=made.inputs,
             outputs=made.outputs,
-            options={PRECISION_HINT: self.hint, "exporter": f"torch trace: {made.note}", "openvino": made.version},
+            options=options,
             valid_for={"isa": isa} if isa else {},
             size_bytes=size_bytes(folder),
         )
+
+    def _compressed(self, file: Path, folder: Path, graph: Graph) -> str:
+        """Write the model with int8 weights; what was quantised, in words."""
+        from ...runtime.openvino import compress_weights
+
+        products = compress_weights(file, folder / file.name, narrowest=graph.hidden_size)
+        if products < PRODUCTS_PER_LAYER * graph.layers:
+            wanted = f"{PRODUCTS_PER_LAYER * graph.layers} or more"
+            raise EngineFailed("matrix products for int8", found=products, wanted=wanted)
+        return f"{products} matrix products, dynamic; embeddings, attention's own products and the head stay fp32"
 
 
 @dataclass(frozen=True)
@@ -104,6 +133,11 @@ def _convert(checkpoint: Checkpoint, file: Path, rows: Sequence[Row]) -> _Conver
         line = (str(error).splitlines() or [""])[0]
         raise EngineFailed("packed rows can't be converted", found=f"{type(error).__name__}: {line}") from None
     return _Converted(file, packed.inputs, packed.outputs, packed.note, version)
+
+
+def _int8_isa() -> str | None:
+    flags = instruction_sets()
+    return next((name for name in INT8_CLASSES if name in flags), None)
 
 
 def _load(checkpoint: Checkpoint) -> Any:

@@ -37,6 +37,7 @@ def graph(tmp_path_factory):
 def test_engines_stand_in_the_order_of_the_table():
     assert tuple(BUILDERS) == (
         "onnx-fp32", "onnx-int8", "openvino-f32", "openvino-bf16", "openvino-f32-packed", "openvino-bf16-packed",
+        "openvino-int8-packed",
     )  # fmt: skip
     assert not set(ELSEWHERE) & set(BUILDERS)
     assert [(builder.runtime, builder.precision) for builder in BUILDERS.values()] == [
@@ -46,6 +47,7 @@ def test_engines_stand_in_the_order_of_the_table():
         ("openvino", "bf16"),
         ("openvino", "fp32"),
         ("openvino", "bf16"),
+        ("openvino", "int8"),
     ]
     assert [builder.id.endswith("-packed") for builder in BUILDERS.values()] == [
         builder.layout is Layout.PACKED for builder in BUILDERS.values()
@@ -88,10 +90,10 @@ def test_an_architecture_that_cannot_be_packed_is_skipped_with_the_reason(graph,
     asked = []
     monkeypatch.setattr(packed_builders, "checked_pack", refuse)
     fresh = replace(graph, file=tmp_path / "tracer" / "model.onnx")
-    for engine_id in ("openvino-f32-packed", "openvino-bf16-packed"):
+    for engine_id in ("openvino-f32-packed", "openvino-bf16-packed", "openvino-int8-packed"):
         with pytest.raises(EngineUnavailable, match=r"a difference of 0\.3.* padded engines answer these models"):
             BUILDERS[engine_id].build(fresh, tmp_path, ROWS)
-    assert len(asked) == 1, "what was found once holds for the other precision too"
+    assert len(asked) == 1, "what was found once holds for the other precisions too"
     assert not (tmp_path / "engines").exists()
 
 
@@ -141,3 +143,10 @@ convert(file, folder / "model.xml")
     subprocess.run(command, check=True, env=environment, timeout=120)
     assert list(home.rglob("*")) == []
     assert (tmp_path / "model.bin").is_file()
+
+
+def test_packed_int8_needs_a_cpu_whose_products_are_exact(monkeypatch):
+    monkeypatch.setattr(packed_builders, "instruction_sets", lambda: frozenset({"avx2", "avx512f"}))
+    assert "amx_int8, avx512_vnni, avx_vnni" in BUILDERS["openvino-int8-packed"].unavailable()
+    monkeypatch.setattr(packed_builders, "instruction_sets", lambda: frozenset({"avx512_vnni"}))
+    assert BUILDERS["openvino-int8-packed"].unavailable() is None
