@@ -91,7 +91,7 @@ def _properties(entry: EngineEntry, options: EngineOptions) -> dict[str, Any]:
     return {
         PRECISION_HINT: str(entry.options[PRECISION_HINT]),
         # 0: what is not said to be int8 is not made int8, whatever this version of the runtime does by default.
-        GROUP_SIZE: int(entry.options.get(GROUP_SIZE, 0)),
+        GROUP_SIZE: int(entry.options.get(GROUP_SIZE) or 0),
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         "INFERENCE_NUM_THREADS": options.threads,
