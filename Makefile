@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types bench bench-serve bench-torchserve soak clean setup
+.PHONY: demo test lint types bench bench-serve bench-torchserve bench-verdict soak clean setup
 
 setup: $(READY)
 
@@ -50,6 +50,9 @@ bench-serve: $(READY)
 
 bench-torchserve: $(READY)
 	@$(BIN)/python -m benchmarks.torchserve $(BENCH_TORCHSERVE_ARGS)
+
+bench-verdict: $(READY)
+	@$(BIN)/python -m benchmarks.verdict $(BENCH_VERDICT_ARGS)
 
 soak: $(READY)
 	@$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)

@@ -68,7 +68,11 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     run.add_argument("--workers", type=int, default=1, metavar="N", help="Locust processes")
     run.add_argument("--max-in-flight", type=int, default=1000, metavar="N", help="arrivals above it count as misses")
     run.add_argument("--expect-digest", metavar="SHA256", help="the bundle that must answer")
-    run.add_argument("--baseline", metavar="URL", help="compare with this server, in randomised ABBA blocks")
+    run.add_argument(
+        "--baseline",
+        metavar="URL|RUN_DIR",
+        help="compare with this server, in randomised ABBA blocks, or, weaker, with a stored run",
+    )
     run.add_argument("--pairs", type=int, default=20, metavar="N", help="pairs of blocks with --baseline (default: 20)")
     run.add_argument("--run-dir", type=Path, metavar="D", help="default: loadtest_runs/MODEL-TIME")
     console.add_common(run)
@@ -146,6 +150,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     rate = parse_rate(arguments.rate)
     timeout = parse_duration(arguments.timeout)
     name, version = split_spec(arguments.model)
+    is_server = bool(arguments.baseline) and "://" in arguments.baseline
     payloads = read_payloads(arguments.data, arguments.text_column, arguments.pair_column)
     return Plan(
         url=arguments.url,
@@ -162,9 +167,18 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         workers=arguments.workers,
         max_in_flight=arguments.max_in_flight,
         expect_digest=arguments.expect_digest,
-        baseline_url=arguments.baseline,
-        pairs=arguments.pairs if arguments.baseline else 0,
+        baseline_url=arguments.baseline if is_server else None,
+        baseline_run=None if is_server or not arguments.baseline else str(_stored_run(Path(arguments.baseline))),
+        pairs=arguments.pairs if is_server else 0,
     )
+
+
+def _stored_run(folder: Path) -> Path:
+    """A folder that holds a run, or a refusal before any traffic."""
+    from ..loadtest.samples import read_record
+
+    read_record(folder)
+    return folder.resolve()
 
 
 def _print_verdict(result: dict[str, Any]) -> None:

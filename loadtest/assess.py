@@ -15,6 +15,7 @@ from ..bundle.compare import quantile
 from ..bundle.errors import InvalidInput
 from .certify import CONFIDENCE, Certificate, Verdict, certify_failures, certify_mean, certify_share
 from .judgement import TargetResult, describe, milliseconds
+from .lengths import advise
 from .plan import Block, Plan, Side
 from .samples import Outcome, RunRecord, Samples
 from .steady import Steady, steady_window, thirds
@@ -107,7 +108,28 @@ def _assess_target(plan: Plan, line: Timeline, steady: Steady, target: Target, c
     if verdict is not Verdict.REFUTED and not steady.stable and _could_pass_limit(line, values, steady, target):
         verdict = Verdict.INCONCLUSIVE
         reason = f"{target.text}: {verdict}, unstable at this rate ({unsteady(steady)}); {numbers}"
-    return TargetResult(target, observed, verdict, certificate, reason)
+    advised_s = None
+    if verdict is Verdict.INCONCLUSIVE and target.share is not None and not steady.growing:
+        advised_s, words = _advise(plan, values[kept], target.share)
+        reason = f"{reason}; {words}" if words else reason
+    return TargetResult(target, observed, verdict, certificate, reason, advised_s)
+
+
+def _advise(plan: Plan, latency: npt.NDArray[np.float64], share: float) -> tuple[float | None, str]:
+    """How long a run should be, in seconds at this rate, and the words for it."""
+    advice = advise(latency, share)
+    seconds = float(advice.requests) / plan.rate
+    if not math.isfinite(seconds):
+        return None, ""
+    if not advice.trusted:
+        return seconds, f"too short to tell how slow requests cluster, which a run of {_rounded(seconds)} s would show"
+    return seconds, f"nine in ten runs of {_rounded(seconds)} s confirm a service 10 % within its limit"
+
+
+def _rounded(seconds: float) -> str:
+    """Two digits, upwards: it is an estimate."""
+    step = 10.0 ** math.floor(math.log10(seconds) - 1.0)
+    return f"{math.ceil(seconds / step) * step:,.0f}" if seconds >= 10.0 else f"{math.ceil(seconds)}"
 
 
 def _values(plan: Plan, line: Timeline, target: Target) -> npt.NDArray[np.float64]:

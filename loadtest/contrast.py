@@ -1,4 +1,7 @@
-"""Candidate against baseline: the ratio of their quantiles with its interval, from randomised ABBA blocks. Pure."""
+"""Candidate against baseline: the ratio of their quantiles with its interval. Pure.
+
+From randomised ABBA blocks of one run (:func:`contrast`), or, weaker, from two runs (:func:`contrast_runs`).
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
+from ..bundle.compare import quantile
 from ..bundle.errors import InvalidInput
 from .certify import CONFIDENCE
 from .student import student_quantile
+
+SEGMENTS = 10
+"""Parts that each of two runs is cut into, where there are no blocks to compare."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class Contrast:
         finding: ``faster``, ``slower``, or ``no difference shown`` where the interval holds 1; ``not comparable``.
         reason: why it is not comparable.
         pairs: per pair, (candidate seconds, baseline seconds); infinite where too many requests had no good answer.
+        baseline_low, baseline_high: the 99 % interval of the baseline's own seconds.
     """
 
     metric: str
@@ -33,6 +42,8 @@ class Contrast:
     finding: str
     pairs: tuple[tuple[float, float], ...]
     reason: str | None = None
+    baseline_low: float | None = None
+    baseline_high: float | None = None
 
     @property
     def candidate_s(self) -> float | None:
@@ -74,13 +85,59 @@ def contrast(metric: str, pairs: Sequence[tuple[float, float]]) -> Contrast:
     if unanswered:
         reason = f"{unanswered} of {len(pairs)} pairs have no {metric}: too many requests without a good answer"
         return not_comparable(metric, reason, kept)
-    differences = np.log(seconds[:, 1]) - np.log(seconds[:, 0])
-    groups = differences.reshape(-1, 2).mean(axis=1)
-    centre = float(groups.mean())
-    reach = student_quantile((1.0 + CONFIDENCE) / 2.0, len(groups) - 1) * float(groups.std(ddof=1)) / len(groups) ** 0.5
+    logs = np.log(seconds)
+    groups = (logs[:, 1] - logs[:, 0]).reshape(-1, 2).mean(axis=1)
+    centre, reach = _interval(groups)
+    own, own_reach = _interval(logs[:, 1].reshape(-1, 2).mean(axis=1))
     low, high = math.exp(centre - reach), math.exp(centre + reach)
     finding = "faster" if low > 1.0 else "slower" if high < 1.0 else "no difference shown"
-    return Contrast(metric, math.exp(centre), low, high, finding, kept)
+    own_interval = math.exp(own - own_reach), math.exp(own + own_reach)
+    return Contrast(metric, math.exp(centre), low, high, finding, kept, None, *own_interval)
+
+
+def contrast_runs(
+    metric: str, share: float, candidate: npt.NDArray[np.float64], baseline: npt.NDArray[np.float64]
+) -> Contrast:
+    """Compare two runs of different times, by the quantiles of 10 parts of each.
+
+    The interval is Welch's, by Student's t over the logarithms. It holds for the two runs; what differs between their
+    moments (the machine's heat, its neighbours) is in the ratio and not in the interval.
+
+    Args:
+        metric: the name for the report.
+        share: e.g. 0.95.
+        candidate, baseline: latencies by schedule in seconds, infinite where there was no good answer.
+    """
+    sides = []
+    for latency in (candidate, baseline):
+        if len(latency) < SEGMENTS:
+            return not_comparable(metric, f"a run of {len(latency)} requests, at least {SEGMENTS} are needed")
+        sides.append([quantile(part, share) for part in np.array_split(latency, SEGMENTS)])
+    pairs = tuple(zip(*sides, strict=True))
+    seconds = np.array(sides)
+    if not (np.isfinite(seconds) & (seconds > 0)).all():
+        return not_comparable(
+            metric, f"parts of a run have no {metric}: too many requests without a good answer", pairs
+        )
+    logs = np.log(seconds)
+    means, errors = logs.mean(axis=1), logs.var(axis=1, ddof=1) / SEGMENTS
+    centre, error = float(means[1] - means[0]), float(errors.sum())
+    # Welch & Satterthwaite; rounded down, which widens.
+    freedom = (
+        max(SEGMENTS - 1, int(error**2 * (SEGMENTS - 1) / float((errors**2).sum()))) if error > 0 else SEGMENTS - 1
+    )
+    reach = student_quantile((1.0 + CONFIDENCE) / 2.0, freedom) * math.sqrt(error)
+    own, own_reach = _interval(logs[1])
+    low, high = math.exp(centre - reach), math.exp(centre + reach)
+    finding = "faster" if low > 1.0 else "slower" if high < 1.0 else "no difference shown"
+    own_interval = math.exp(own - own_reach), math.exp(own + own_reach)
+    return Contrast(metric, math.exp(centre), low, high, finding, pairs, None, *own_interval)
+
+
+def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The mean, and how far its 99 % interval reaches to each side, by Student's t."""
+    quantile_t = student_quantile((1.0 + CONFIDENCE) / 2.0, len(values) - 1)
+    return float(values.mean()), quantile_t * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def not_comparable(metric: str, reason: str, pairs: tuple[tuple[float, float], ...] = ()) -> Contrast:

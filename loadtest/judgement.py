@@ -30,6 +30,7 @@ class TargetResult:
         verdict: the certificate's, unless the run is INVALID or too unsteady to confirm.
         certificate: the count behind it; None without samples.
         reason: the sentence for a reader.
+        advised_s: of an INCONCLUSIVE percentile, how long a run should be at this rate; None where that can't be said.
     """
 
     target: Target
@@ -37,6 +38,7 @@ class TargetResult:
     verdict: Verdict
     certificate: Certificate | None
     reason: str
+    advised_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Judgement:
         record: the run's record.
         tallies, health: by side.
         steady: the steady part of the candidate; None without samples.
-        contrast: the comparison with the baseline; None without one.
+        contrasts: the comparison with the baseline, quantile by quantile, the most important first; empty without one.
         judged_s: seconds of each side's schedule that were judged.
         looks: how often a run that may stop early was looked at; 1 for others.
         run_dir: the run folder.
@@ -64,10 +66,15 @@ class Judgement:
     tallies: Mapping[Side, Tally]
     health: Mapping[Side, ClientHealth]
     steady: Steady | None
-    contrast: Contrast | None
+    contrasts: tuple[Contrast, ...]
     judged_s: float
     looks: int
     run_dir: Path
+
+    @property
+    def contrast(self) -> Contrast | None:
+        """The comparison that stands in front; None without a baseline."""
+        return self.contrasts[0] if self.contrasts else None
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``nlpdeploy loadtest … --json`` prints; times in milliseconds, null where infinite."""
@@ -104,17 +111,13 @@ class Judgement:
         found = self.contrast
         if found is None:
             return None
+        books = _books_json(self.tallies["baseline"]) if "baseline" in self.tallies else {}
         return {
             **_server_json(self.record, "baseline"),
-            **_books_json(self.tallies["baseline"]),
-            "metric": found.metric,
-            "candidate_ms": _ms(found.candidate_s),
-            "baseline_ms": _ms(found.baseline_s),
-            "ratio": found.ratio,
-            "ratio_low": found.low,
-            "ratio_high": found.high,
-            "finding": found.finding,
-            "reason": found.reason,
+            **books,
+            "run": self.record.plan.baseline_run,
+            **_contrast_json(found),
+            "quantiles": [_contrast_json(each) for each in self.contrasts],
             "order": [block.side for block in self.record.blocks],
             "pairs": [
                 {"candidate_ms": _ms(candidate), "baseline_ms": _ms(baseline)} for candidate, baseline in found.pairs
@@ -176,6 +179,7 @@ def _target_json(result: TargetResult, rate: float) -> dict[str, Any]:
         "chance": found and found.chance,
         "low_ms": found and _ms(found.low),
         "high_ms": found and _ms(found.high),
+        "advised_seconds": result.advised_s,
         "more_seconds": found.more / rate if found and found.more is not None else None,
     }
 
@@ -184,6 +188,21 @@ def _shown(result: TargetResult) -> float | None:
     if result.observed is None or not math.isfinite(result.observed):
         return None
     return result.target.shown(result.observed)
+
+
+def _contrast_json(found: Contrast) -> dict[str, Any]:
+    return {
+        "metric": found.metric,
+        "candidate_ms": _ms(found.candidate_s),
+        "baseline_ms": _ms(found.baseline_s),
+        "baseline_low_ms": _ms(found.baseline_low),
+        "baseline_high_ms": _ms(found.baseline_high),
+        "ratio": found.ratio,
+        "ratio_low": found.low,
+        "ratio_high": found.high,
+        "finding": found.finding,
+        "reason": found.reason,
+    }
 
 
 def _books_json(books: Tally) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class Plan:
         expect_digest: the bundle digest that answers must carry, where the user named one.
         baseline_url: the server to compare with.
         until_decided: stop as soon as every target is decided; ``seconds`` is then the longest that it may take.
+        baseline_run: folder of a stored run to compare with, which proves less than a second server.
         pairs: pairs of a candidate and a baseline block (even: two make an ABBA or BAAB group); 0 without a baseline.
     """
 
@@ -81,6 +82,7 @@ class Plan:
     baseline_url: str | None = None
     pairs: int = 0
     until_decided: bool = False
+    baseline_run: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be run.
@@ -89,13 +91,20 @@ class Plan:
             InvalidInput: a value out of range, two targets on one metric, or a timeout within a limit.
         """
         _check_load(self)
-        check_targets(self.targets, self.timeout_s, self.rate, baseline=self.baseline_url is not None)
+        check_targets(self.targets, self.timeout_s, self.rate, baseline=self.has_baseline)
+        if self.baseline_url is not None and self.baseline_run is not None:
+            raise InvalidInput("baseline", found="a server and a stored run", wanted="one of them")
         if self.until_decided and self.baseline_url is not None:
             raise InvalidInput("until decided", found="a baseline", wanted="a run without one", mend="give --seconds")
         if self.baseline_url is None and self.pairs:
             raise InvalidInput("pairs", found=self.pairs, wanted="0 without a baseline", mend="give --baseline URL")
         if self.baseline_url is not None and (self.pairs < 4 or self.pairs % 2):
             raise InvalidInput("pairs", found=self.pairs, wanted="an even number of at least 4 (20 by default)")
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether there is something to compare with, a server or a stored run."""
+        return self.baseline_url is not None or self.baseline_run is not None
 
     @property
     def block_seconds(self) -> float:

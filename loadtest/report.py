@@ -92,7 +92,7 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
         *((str(name), value) for name, value in record.machine.items()),
     ]
     baseline = result["baseline"]
-    if baseline:
+    if baseline and plan.baseline_url:
         rows[3:3] = [
             ("baseline server", baseline["url"] or plan.baseline_url),
             ("baseline bundle", baseline["digest"] or "not told by the server"),

@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from ..bundle.compare import quantile
 from .assess import Timeline, assess, lay_out, overall, unsteady
 from .certify import Verdict
-from .contrast import Contrast, contrast, not_comparable
+from .comparison import compare_sides, compare_with_run, hold_claim
+from .contrast import Contrast, not_comparable
 from .judgement import Judgement, TargetResult, milliseconds
 from .looks import Look, draw_looks
-from .plan import Side
+from .plan import Plan, Side
 from .samples import Outcome, RunRecord, read_record, read_samples
 from .steady import Steady
 from .targets import Target, check_targets
 from .validity import RATE_SHORTFALL, ClientHealth, client_health, run_faults, tally
-
-CONTRAST_SHARE = 0.95
-"""Baselines are compared at the first percentile target's share, else at this one."""
 
 
 def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement:
@@ -36,7 +33,7 @@ def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement
     record = read_record(run_dir)
     plan = record.plan
     if targets is not None:
-        check_targets(targets, plan.timeout_s, plan.rate, baseline=plan.baseline_url is not None)
+        check_targets(targets, plan.timeout_s, plan.rate, baseline=plan.has_baseline)
     promised = targets or plan.targets
     sides: tuple[Side, ...] = ("candidate", "baseline") if plan.baseline_url else ("candidate",)
     everything = {side: read_samples(run_dir, side) for side in sides}
@@ -51,6 +48,8 @@ def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement
         for side in sides
         if health[side].shortfall > RATE_SHORTFALL and len(lines[side].samples)
     )
+    compared = _compare(record, lines, promised, health, faults)
+    results = tuple(hold_claim(result, compared) for result in results)
     verdict, notes = overall(results), [result.reason for result in results]
     if record.interrupted and record.measured_s is not None:
         notes.insert(0, _interrupted(record, verdict))
@@ -63,16 +62,16 @@ def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement
     if faults:
         verdict = Verdict.INVALID
         results = tuple(replace(result, verdict=Verdict.INVALID) for result in results)
-    compared = _compare(record, lines, promised, health["baseline"], faults) if "baseline" in lines else None
+        compared = tuple(not_comparable(each.metric, "the run is invalid") for each in compared)
     return Judgement(
         verdict=verdict,
-        reasons=(*faults, *notes, *_further_notes(lines["candidate"], steady, compared, looks)),
+        reasons=(*faults, *notes, *_further_notes(lines["candidate"], steady, compared, plan, looks)),
         targets=results,
         record=record,
         tallies={side: tally(line.samples) for side, line in lines.items()},
         health=health,
         steady=steady,
-        contrast=compared,
+        contrasts=compared,
         judged_s=lines["candidate"].seconds,
         looks=looks,
         run_dir=run_dir,
@@ -89,6 +88,20 @@ def decided_at(run_dir: Path, record: RunRecord, look: Look) -> bool:
     """
     line = lay_out(record, read_samples(run_dir), "candidate").before(look.at_s)
     return _decides(assess(record.plan, line, record.plan.targets, look.confidence)[1])
+
+
+def _compare(
+    record: RunRecord,
+    lines: Mapping[Side, Timeline],
+    targets: tuple[Target, ...],
+    health: Mapping[Side, ClientHealth],
+    faults: list[str],
+) -> tuple[Contrast, ...]:
+    if "baseline" in lines:
+        return compare_sides(record, lines, targets, health["baseline"], faults)
+    if record.plan.baseline_run is not None:
+        return compare_with_run(record.plan, lines["candidate"], targets, Path(record.plan.baseline_run), faults)
+    return ()
 
 
 def _look(
@@ -122,32 +135,9 @@ def _interrupted(record: RunRecord, verdict: Verdict) -> str:
     return text
 
 
-def _compare(
-    record: RunRecord,
-    lines: Mapping[Side, Timeline],
-    targets: tuple[Target, ...],
-    baseline_health: ClientHealth,
-    faults: list[str],
-) -> Contrast:
-    shares = [target for target in targets if target.share is not None]
-    metric, share = (shares[0].metric, shares[0].share) if shares else ("p95", CONTRAST_SHARE)
-    assert share is not None  # noqa: S101  (filtered above)
-    if faults:
-        return not_comparable(metric, "the run is invalid")
-    late = baseline_health.problem()
-    if late:
-        return not_comparable(metric, f"against the baseline the client was the bottleneck: {late}")
-    seconds: dict[Side, dict[int, float]] = {"candidate": {}, "baseline": {}}
-    for block in record.blocks:
-        samples = lines[block.side].samples
-        latency = samples.latency[samples.block == block.index]
-        if not len(latency):
-            return not_comparable(metric, f"block {block.index} has no arrivals; make the run longer")
-        seconds[block.side][block.pair] = quantile(latency, share)
-    return contrast(metric, [(seconds["candidate"][pair], seconds["baseline"][pair]) for pair in seconds["baseline"]])
-
-
-def _further_notes(line: Timeline, steady: Steady | None, compared: Contrast | None, looks: int) -> list[str]:
+def _further_notes(
+    line: Timeline, steady: Steady | None, compared: tuple[Contrast, ...], plan: Plan, looks: int
+) -> list[str]:
     notes = []
     if looks > 1:
         notes.append(f"looked at {looks} times, each look held to its share of the 1 % that the verdict may err")
@@ -156,12 +146,18 @@ def _further_notes(line: Timeline, steady: Steady | None, compared: Contrast | N
         notes.append(f"the first {steady.start_s:.3g} s ({left_out} answers) were left out as warm-up")
     if steady is not None and not steady.stable:
         notes.append(f"not steady: {unsteady(steady)}")
-    if compared is not None and compared.candidate_s is not None and compared.baseline_s is not None:
+    for each in compared:
+        if each.candidate_s is not None and each.baseline_s is not None:
+            notes.append(
+                f"{each.metric} {milliseconds(each.baseline_s)} -> {milliseconds(each.candidate_s)}: the "
+                f"baseline's is {each.ratio:.2f} times the candidate's "
+                f"({each.low:.2f} to {each.high:.2f} with 99 %): {each.finding}"
+            )
+        elif each is compared[0]:
+            notes.append(f"not comparable with the baseline: {each.reason}")
+    if compared and plan.baseline_run is not None:
         notes.append(
-            f"{compared.metric} {milliseconds(compared.baseline_s)} -> {milliseconds(compared.candidate_s)}: the "
-            f"baseline's is {compared.ratio:.2f} times the candidate's "
-            f"({compared.low:.2f} to {compared.high:.2f} with 99 %): {compared.finding}"
+            f"the baseline is the stored run {plan.baseline_run}: what changed on the machine between the two runs is "
+            "in the ratio, and the interval doesn't know of it; --baseline URL drives both servers and proves more"
         )
-    elif compared is not None:
-        notes.append(f"not comparable with the baseline: {compared.reason}")
     return notes

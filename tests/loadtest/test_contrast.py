@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput
-from nlpdeploy.loadtest.contrast import contrast
+from nlpdeploy.loadtest.contrast import contrast, contrast_runs
 
 
 def test_the_ratio_is_the_baseline_over_the_candidate():
@@ -60,3 +60,27 @@ def test_a_pair_without_a_quantile_is_not_comparable():
 def test_too_few_pairs_and_impossible_times_are_refused(pairs):
     with pytest.raises(InvalidInput, match="pairs"):
         contrast("p95", pairs)
+
+
+def test_the_baseline_has_an_interval_of_its_own():
+    found = contrast("p95", [(0.045, 0.120), (0.044, 0.118), (0.046, 0.123), (0.045, 0.119)])
+    assert found.baseline_low < 0.120 < found.baseline_high
+
+
+def test_two_runs_are_compared_by_their_parts():
+    random = np.random.default_rng(2)
+    one, other = random.gamma(4.0, 0.01, (2, 8000))
+    alike, slower = contrast_runs("p95", 0.95, one, other), contrast_runs("p95", 0.95, 1.3 * one, other)
+    assert alike.low < 1.0 < alike.high
+    assert slower.finding == "slower"
+    assert slower.low < 1 / 1.3 < slower.high
+    assert contrast_runs("p95", 0.95, one[:5], other).finding == "not comparable"
+    assert "no p95" in contrast_runs("p95", 0.95, np.where(one > 0.05, np.inf, one), other).reason
+
+
+def test_runs_of_different_moments_that_are_alike_are_called_so():
+    random, holds = np.random.default_rng(3), 0
+    for _ in range(200):
+        found = contrast_runs("p95", 0.95, *random.gamma(4.0, 0.01, (2, 2000)))
+        holds += found.low <= 1.0 <= found.high
+    assert holds >= 194

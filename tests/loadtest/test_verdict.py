@@ -61,6 +61,8 @@ def test_six_of_a_hundred_over_is_inconclusive_and_p95_is_an_observed_value(tmp_
     assert found.to_json()["targets"][0]["over"] == 6
     assert found.to_json()["targets"][0]["more_seconds"] > 1
     assert "more at this rate" in found.reasons[0]
+    assert "too short to tell" in found.reasons[0] or "nine in ten runs" in found.reasons[0]
+    assert found.to_json()["targets"][0]["advised_seconds"] > 1
 
 
 @pytest.mark.parametrize("bad", [Outcome.ERROR, Outcome.TIMEOUT, Outcome.WRONG_ANSWER])
@@ -327,3 +329,38 @@ def test_a_queue_whose_p95_is_exactly_at_the_limit_is_seldom_confirmed(tmp_path)
         found = judge(store_run(tmp_path / str(run), replace(made, seed=run), serve))
         confirmed += found.verdict is Verdict.CONFIRMED
     assert confirmed <= 0.08 * runs
+
+
+def test_a_claim_about_both_sides_needs_the_baseline_near_what_was_said(tmp_path):
+    def serve(block, due):
+        base = 0.120 if block.side == "baseline" else 0.030
+        return Answers(base * (0.8 + 0.2 * np.random.default_rng(block.index).random(len(due))))
+
+    def claimed(text):
+        targets = (parse_target(text),)
+        return judge(store_run(tmp_path / text[4:9], baseline_plan(targets=targets), serve))
+
+    near = claimed("p95=120ms->45ms")
+    assert near.verdict is Verdict.CONFIRMED
+    assert "the baseline's is 11" in near.targets[0].reason
+    far = claimed("p95=200ms->45ms")
+    assert far.verdict is Verdict.REFUTED
+    assert "not near 200 ms" in far.targets[0].reason
+    assert [each["metric"] for each in far.to_json()["baseline"]["quantiles"]] == ["p95", "p50", "p99"]
+    assert {each["finding"] for each in far.to_json()["baseline"]["quantiles"]} == {"faster"}
+
+
+def test_a_stored_run_is_a_baseline_that_proves_less(tmp_path):
+    def slow(block, due):
+        return Answers(2.0 * quick(block, due).latency)
+
+    old = store_run(tmp_path / "old", plan(seed=2), slow)
+    found = judge(store_run(tmp_path / "new", plan(baseline_run=str(old)), quick))
+    assert found.verdict is Verdict.CONFIRMED
+    assert found.contrast.finding == "faster"
+    assert found.contrast.low < 2.0 < found.contrast.high
+    assert any("proves more" in reason for reason in found.reasons)
+    json.dumps(found.to_json(), allow_nan=False)
+    other = judge(store_run(tmp_path / "other", plan(baseline_run=str(old), rate=50.0), quick))
+    assert other.contrast.finding == "not comparable"
+    assert "other rate" in other.contrast.reason
