@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_run(actions)
     judge = actions.add_parser("judge", help="judge a stored run again, without traffic")
-    judge.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    judge.add_argument("run_dir", type=Path, nargs="+", metavar="RUN_DIR", help="several are judged as one run")
     judge.add_argument("--target", action="append", metavar="T", help="other targets than the run's own, e.g. p99=60ms")
     console.add_common(judge)
     judge.set_defaults(run=run_judge)
@@ -106,15 +106,16 @@ def drive_and_judge(plan: Plan, run_dir: Path, *, as_json: bool) -> int:
 
 
 def run_judge(arguments: argparse.Namespace) -> int:
-    """Judge a stored run, by its own targets or others."""
+    """Judge one stored run, or several as one, by its own targets or others."""
+    from ..loadtest.merge import judge_merged
     from ..loadtest.targets import parse_target
     from ..loadtest.verdict import judge
 
-    if not arguments.target:
-        return show(judge(arguments.run_dir), arguments.run_dir, as_json=arguments.json)
-    targets = tuple(parse_target(text) for text in arguments.target)
-    # The run's own page stays the answer to the run's own targets.
-    return show(judge(arguments.run_dir, targets), arguments.run_dir, as_json=arguments.json, page=False)
+    targets = tuple(parse_target(text) for text in arguments.target or ()) or None
+    first, *others = arguments.run_dir
+    found = judge_merged(arguments.run_dir, targets) if others else judge(first, targets)
+    # A run's own page stays the answer of that run to its own targets.
+    return show(found, first, as_json=arguments.json, page=not targets and not others)
 
 
 def show(judgement: Judgement, run_dir: Path, *, as_json: bool, page: bool = True) -> int:
