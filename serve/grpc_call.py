@@ -9,19 +9,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import re
-import struct
 import time
-import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NoReturn
-from urllib.parse import quote
 
 import grpc
 
-from ..bundle.errors import NlpdeployError, TooLarge
-from ..wire.status import failure_of
+from ..bundle.errors import TooLarge
+from .grpc_messages import MessageReader, with_prefix
+from .grpc_status import Aborted, Metadata, invalid, ok_block, read_timeout, refused
 from .h2_connection import STREAM_WINDOW, H2Connection
 from .h2_headers import Fields, write_headers
 from .h2_stream import OutStream
@@ -29,33 +26,8 @@ from .h2_stream import OutStream
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = b"application/grpc"
-PREFIX = struct.Struct(">BI")
-"""Before each message: whether it is compressed, and its bytes."""
-CODINGS = {b"gzip": 32 + zlib.MAX_WBITS, b"deflate": 32 + zlib.MAX_WBITS}
-LONGEST_MESSAGE = 2048
-"""Characters of a status message that go out."""
-
-_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
-_TIMEOUT = re.compile(r"(\d{1,8})([HMSmun])", re.ASCII)
-_PRINTABLE = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
-
 _OPENING = write_headers([(b":status", b"200"), (b"content-type", CONTENT_TYPE)])
 _NO_GRPC = write_headers([(b":status", b"415")])
-_OK = write_headers([(b"grpc-status", b"0")])
-
-
-class Aborted(Exception):
-    """A call ends with this status.
-
-    Args:
-        code: one of ``grpc.StatusCode``.
-        details: for people.
-        metadata: trailing.
-    """
-
-    def __init__(self, code: grpc.StatusCode, details: str, metadata: Sequence[tuple[str, str]] = ()) -> None:
-        super().__init__(details)
-        self.code, self.details, self.metadata = code, details, metadata
 
 
 class Call:
@@ -72,9 +44,8 @@ class Call:
         self.out, self.ended, self.credit = out, False, 0
         self._connection, self._methods, self._most = connection, methods, most
         self._handler: Any = None
-        self._coding = b"identity"
         self._deadline: float | None = None
-        self._partial = bytearray()
+        self._reading = MessageReader(most)
         self._messages: deque[bytes] = deque()
         self._owed = 0  # bytes that the client may send again, but has not been told of
         self._reader: asyncio.Future[None] | None = None
@@ -82,7 +53,7 @@ class Call:
         self._timer: asyncio.TimerHandle | None = None
         self._opened = self._over = False
         self._cut: Aborted | None = None
-        self._trailing: Sequence[tuple[str, str]] = ()
+        self._trailing: Metadata = ()
 
     # -- what comes in ------------------------------------------------------------------------------------------------
 
@@ -107,7 +78,7 @@ class Call:
 
     def _read_headers(self, fields: Fields | None) -> tuple[bytes, bytes, float | None]:
         if fields is None:
-            raise _refused(TooLarge("metadata of the call", wanted="less"))
+            raise refused(TooLarge("metadata of the call", wanted="less"))
         path = kind = b""
         timeout = None
         for name, value in fields:
@@ -116,12 +87,9 @@ class Call:
             elif name == b"content-type":
                 kind = value
             elif name == b"grpc-timeout":
-                timeout = _read_timeout(value)
+                timeout = read_timeout(value)
             elif name == b"grpc-encoding":
-                self._coding = value
-        if self._coding != b"identity" and self._coding not in CODINGS:
-            known = ("grpc-accept-encoding", "identity, deflate, gzip")
-            raise Aborted(grpc.StatusCode.UNIMPLEMENTED, "messages in a coding that is not known here", [known])
+                self._reading.expect(value)
         return path, kind, timeout
 
     def feed(self, data: bytes, *, ended: bool) -> None:
@@ -131,9 +99,9 @@ class Call:
             return
         self._owed += len(data)
         try:
-            self._split(data)
-            if ended and self._partial:
-                raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "the request ends amid a message")
+            self._messages += self._reading.feed(data)
+            if ended and self._reading.amid:
+                raise invalid("the request ends amid a message")
             if not self._handler.request_streaming and (ended or len(self._messages) > 1):
                 self._check_one()
         except Aborted as status:
@@ -143,53 +111,11 @@ class Call:
             self._reader.set_result(None)
         self._grant()
 
-    def _split(self, data: bytes) -> None:
-        """Take whole messages off what has come."""
-        if self._partial:
-            self._partial += data
-            if not self._whole(self._partial):
-                return
-            data, self._partial = bytes(self._partial), bytearray()
-        place = 0
-        while self._whole(data, place):
-            packed, size = PREFIX.unpack_from(data, place)
-            begin = place + PREFIX.size
-            place = begin + size
-            message = data[begin:place]
-            self._messages.append(self._unpacked(message) if packed else message)
-        self._partial += data[place:]
-
-    def _whole(self, data: bytes | bytearray, place: int = 0) -> bool:
-        """Whether a whole message begins here."""
-        if len(data) - place < PREFIX.size:
-            return False
-        size: int = PREFIX.unpack_from(data, place)[1]
-        if size > self._most:
-            raise self._too_large(size)
-        return len(data) - place >= PREFIX.size + size
-
-    def _too_large(self, size: int) -> Aborted:
-        return _refused(TooLarge("message", found=f"{size} bytes", wanted=f"at most {self._most}"))
-
-    def _unpacked(self, message: bytes) -> bytes:
-        if self._coding == b"identity":
-            raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "a compressed message, and no grpc-encoding")
-        unpack = zlib.decompressobj(wbits=CODINGS[self._coding])
-        try:
-            whole = unpack.decompress(message, self._most + 1)
-        except zlib.error:
-            raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "a message that can't be decompressed") from None
-        if len(whole) > self._most:
-            raise self._too_large(len(whole))
-        if not unpack.eof:
-            raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "a compressed message that is cut")
-        return whole
-
     def _check_one(self) -> None:
         """A call with one request begins once that is there, and the client has said that no other follows."""
         if len(self._messages) != 1:
             found = len(self._messages) or "none"
-            raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, f"one message is a request; found {found}")
+            raise invalid(f"one message is a request; found {found}")
         if self.ended and self._task is None:
             self._start()
 
@@ -223,13 +149,11 @@ class Call:
         """Seconds to the client's deadline; None where it named none."""
         return None if self._deadline is None else max(self._deadline - time.monotonic(), 0.0)
 
-    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str]]) -> None:
+    def set_trailing_metadata(self, metadata: Metadata) -> None:
         """What is told with the status; values of printable ASCII."""
         self._trailing = metadata
 
-    async def abort(
-        self, code: grpc.StatusCode, details: str = "", trailing_metadata: Sequence[tuple[str, str]] = ()
-    ) -> NoReturn:
+    async def abort(self, code: grpc.StatusCode, details: str = "", trailing_metadata: Metadata = ()) -> NoReturn:
         """End the call with an error: raises what must not be caught."""
         raise Aborted(code, details, trailing_metadata)
 
@@ -303,20 +227,18 @@ class Call:
         try:
             return self._handler.request_deserializer(message)
         except Exception:  # noqa: BLE001 (protobuf's kinds of error differ by version)
-            raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "the request is no message of its kind") from None
+            raise invalid("the request is no message of its kind") from None
 
     # -- what goes out ------------------------------------------------------------------------------------------------
 
     def _send(self, message: bytes) -> None:
-        if len(message) > self._most:
-            raise self._too_large(len(message))
         head, self._opened = b"" if self._opened else _OPENING, True
-        data = PREFIX.pack(0, len(message)) + message
+        data = with_prefix(message, self._most)
         if self._handler.response_streaming:
             self.out.send(data, head=head)
             return
         self._over = True  # headers, message and status in one go
-        self.out.send(data, head=head, trailers=_OK + _as_block(self._trailing))
+        self.out.send(data, head=head, trailers=ok_block(self._trailing))
 
     def _finish(self, status: Aborted | None) -> None:
         """Send the status, unless it went with the answer or nobody is there."""
@@ -324,26 +246,5 @@ class Call:
             return
         self._over = True
         self._messages.clear()
-        if status is None:
-            block = _OK + _as_block(self._trailing)
-        else:
-            told = quote(status.details[:LONGEST_MESSAGE], safe=_PRINTABLE, errors="replace").encode()
-            code = str(status.code.value[0]).encode()
-            block = write_headers([(b"grpc-status", code), (b"grpc-message", told)]) + _as_block(status.metadata)
+        block = ok_block(self._trailing) if status is None else status.block()
         self.out.send(trailers=block if self._opened else _OPENING + block)
-
-
-def _as_block(metadata: Sequence[tuple[str, str]]) -> bytes:
-    return write_headers([(name.encode(), value.encode("ascii", "replace")) for name, value in metadata])
-
-
-def _refused(error: NlpdeployError) -> Aborted:
-    failure = failure_of(error)
-    return Aborted(grpc.StatusCode.RESOURCE_EXHAUSTED, failure.detail, failure.headers())
-
-
-def _read_timeout(value: bytes) -> float:
-    match = _TIMEOUT.fullmatch(value.decode("latin-1"))
-    if match is None:
-        raise Aborted(grpc.StatusCode.INVALID_ARGUMENT, "grpc-timeout that is none")
-    return int(match[1]) * _UNITS[match[2]]

@@ -9,46 +9,18 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
-
-import grpc
+from typing import Any
 
 from . import h2_frames as h2
 from .grpc_limits import ConnectionState
 from .h2_frames import ConnectionFault, ErrorCode, frame
-from .h2_headers import Fields, HeaderReader
-from .h2_stream import OutStream
+from .h2_headers import HeaderBlock, HeaderReader
+from .h2_stream import OutStream, StreamCall
 
 STREAM_WINDOW, CONNECTION_WINDOW = 262_144, 4_194_304
 """Bytes of data that a client may send ahead, on a stream and on the whole connection."""
 MOST_BLOCK = 4
 """Times the limit of the headers, at which a block is not read to its end, nor anything after it."""
-
-
-class StreamCall(Protocol):
-    """What lives on a stream. None of these raises."""
-
-    out: OutStream
-    ended: bool
-    """Whether the client has sent all."""
-    credit: int
-    """Bytes of data that the client may still send."""
-
-    def begin(self, fields: Fields | None) -> None:
-        """The client's headers; None where they are more than the limit."""
-        ...
-
-    def feed(self, data: bytes, *, ended: bool) -> None:
-        """Data, and whether it is the last."""
-        ...
-
-    def leave(self) -> None:
-        """The client wants no answer any more, or there is no client any more."""
-        ...
-
-    def cut(self, code: grpc.StatusCode, details: str) -> None:
-        """End it with this status, whatever it is doing."""
-        ...
 
 
 class H2Connection(asyncio.Protocol):
@@ -64,12 +36,11 @@ class H2Connection(asyncio.Protocol):
         self._open_call = open_call
         self._transport: Any = None
         self._frames, self._headers = h2.FrameReader(), HeaderReader(state.limits.header_bytes)
-        self._hello = b""  # what came before the preface is whole
-        self._greeted = self._settled = False  # the preface has come; so have the client's settings
+        self._settled = False  # the client's settings have come
         self._streams: dict[int, StreamCall] = {}
         self._blocked: dict[int, OutStream] = {}
         self._last = 0  # the client's newest stream
-        self._block: tuple[int, int, bytearray] | None = None  # stream and flags of headers that go on
+        self._block: HeaderBlock | None = None  # headers that go on
         self._received = 0  # bytes of data since the client's window was opened again
         self._initial = h2.DEFAULT_WINDOW  # the client's window for a new stream
         self._going = False  # no new streams are taken
@@ -109,8 +80,6 @@ class H2Connection(asyncio.Protocol):
             return
         self.heard, self._pinged = time.monotonic(), math.inf
         try:
-            if not self._greeted:
-                data = self._greet(data)
             for kind, flags, stream, payload in self._frames.feed(data):
                 if self._deaf or self._transport.is_closing():
                     return
@@ -130,17 +99,8 @@ class H2Connection(asyncio.Protocol):
 
     # -- frames -------------------------------------------------------------------------------------------------------
 
-    def _greet(self, data: bytes) -> bytes:
-        self._hello += data
-        if not h2.PREFACE.startswith(self._hello[: len(h2.PREFACE)]):
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2")
-        if len(self._hello) < len(h2.PREFACE):
-            return b""
-        self._greeted, rest, self._hello = True, self._hello[len(h2.PREFACE) :], b""
-        return rest
-
     def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
-        if self._block is not None and (kind != h2.CONTINUATION or stream != self._block[0]):
+        if self._block is not None and (kind != h2.CONTINUATION or stream != self._block.stream):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "another frame amid headers")
         if not self._settled and kind != h2.SETTINGS:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no settings after the preface")
@@ -188,26 +148,25 @@ class H2Connection(asyncio.Protocol):
         if not stream & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"headers on stream {stream}")
         if flags & h2.END_HEADERS:
-            self._whole_headers(flags, stream, block)
-        else:
-            self._block = (stream, flags, bytearray(block))
+            self._whole_headers(stream, block, ended=bool(flags & h2.END_STREAM))
+            return
+        limit = MOST_BLOCK * self._limits.header_bytes
+        self._block = HeaderBlock(stream, ended=bool(flags & h2.END_STREAM), limit=limit)
+        self._continue_headers(flags, block)
 
-    def _continue_headers(self, flags: int, payload: bytes) -> None:
-        if self._block is None:
+    def _continue_headers(self, flags: int, part: bytes) -> None:
+        block = self._block
+        if block is None:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "headers that go on before they began")
-        stream, first_flags, block = self._block
-        block += payload
-        if not (payload or flags & h2.END_HEADERS):
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "headers without end")
-        if len(block) > MOST_BLOCK * self._limits.header_bytes:
-            self._stop_reading(stream)
-        elif flags & h2.END_HEADERS:
+        whole = block.add(part, last=bool(flags & h2.END_HEADERS))
+        if block.too_large:
+            self._stop_reading(block.stream)
+        elif whole is not None:
             self._block = None
-            self._whole_headers(first_flags, stream, bytes(block))
+            self._whole_headers(block.stream, whole, ended=block.ended)
 
-    def _whole_headers(self, flags: int, stream: int, block: bytes) -> None:
+    def _whole_headers(self, stream: int, block: bytes, *, ended: bool) -> None:
         fields = self._headers.read(block)  # of a refused stream too: those that follow build on it
-        ended = bool(flags & h2.END_STREAM)
         call = self._streams.get(stream)
         if call is not None:
             if call.ended or not ended:

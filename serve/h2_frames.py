@@ -55,18 +55,27 @@ class ConnectionFault(Exception):
 
 
 class FrameReader:
-    """Bytes as they come -> whole frames."""
+    """A client's bytes as they come -> whole frames, once it has said that it speaks HTTP/2."""
 
     def __init__(self) -> None:
         self._rest = b""
+        self._greeted = False
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that these bytes make whole.
 
         Raises:
-            ConnectionFault: a frame is larger than was agreed.
+            ConnectionFault: no HTTP/2, or a frame that is larger than was agreed.
         """
         data = self._rest + data if self._rest else data
+        if not self._greeted:
+            if data[: len(PREFACE)] != PREFACE[: len(data)]:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "no HTTP/2")
+            self._greeted = len(data) >= len(PREFACE)
+            self._rest = data
+            data = data[len(PREFACE) :] if self._greeted else b""
+            if not self._greeted:
+                return []
         frames, place, end = [], 0, len(data)
         while end - place >= _HEAD.size:
             high, low, kind, flags, stream = _HEAD.unpack_from(data, place)

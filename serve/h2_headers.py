@@ -84,6 +84,37 @@ class HeaderReader:
         return place
 
 
+class HeaderBlock:
+    """A header block that comes in several frames.
+
+    Args:
+        stream: whose it is.
+        ended: whether the stream ends with it.
+        limit: bytes.
+    """
+
+    def __init__(self, stream: int, *, ended: bool, limit: int) -> None:
+        self.stream, self.ended = stream, ended
+        self._limit = limit
+        self._bytes = bytearray()
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it is past the limit, and is to be gathered no further."""
+        return len(self._bytes) > self._limit
+
+    def add(self, part: bytes, *, last: bool) -> bytes | None:
+        """Take a part; the whole block comes back after the last.
+
+        Raises:
+            ConnectionFault: an empty part that is not the last: there might be any number of them.
+        """
+        if not part and not last:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "headers without end")
+        self._bytes += part
+        return bytes(self._bytes) if last else None
+
+
 def write_headers(fields: Sequence[tuple[bytes, bytes]]) -> bytes:
     """A block that any connection can read, whatever it has read before; names in lower case."""
     return b"".join([b"\0" + _length(name) + name + _length(value) + value for name, value in fields])

@@ -1,4 +1,4 @@
-"""One HTTP/2 stream's way out: frames within the client's windows, in order, trailers last."""
+"""One HTTP/2 stream: what lives on it, and its way out: frames within the client's windows, in order, trailers last."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
+import grpc
+
 from .h2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, LARGEST_FRAME, frame
+from .h2_headers import Fields
 
 MOST_WAITING = 65_536
 """Bytes that wait for the client's windows before whoever writes a stream is to wait too."""
@@ -100,3 +103,29 @@ class OutStream:
 
     def _end(self, trailers: bytes) -> bytes:
         return frame(HEADERS, END_HEADERS | END_STREAM, self.number, trailers)
+
+
+class StreamCall(Protocol):
+    """What lives on a stream. None of these raises."""
+
+    out: OutStream
+    ended: bool
+    """Whether the client has sent all."""
+    credit: int
+    """Bytes of data that the client may still send."""
+
+    def begin(self, fields: Fields | None) -> None:
+        """The client's headers; None where they are more than the limit."""
+        ...
+
+    def feed(self, data: bytes, *, ended: bool) -> None:
+        """Data, and whether it is the last."""
+        ...
+
+    def leave(self) -> None:
+        """The client wants no answer any more, or there is no client any more."""
+        ...
+
+    def cut(self, code: grpc.StatusCode, details: str) -> None:
+        """End it with this status, whatever it is doing."""
+        ...
