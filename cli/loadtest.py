@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import InvalidInput, NotFound
-from . import console, exits
+from . import console, exits, loadtest_capacity
 
 if TYPE_CHECKING:
     from ..loadtest.judgement import Judgement
@@ -26,6 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser("loadtest", help="open-loop load test with a verdict")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_run(actions)
+    loadtest_capacity.add_parser(actions)
     judge = actions.add_parser("judge", help="judge a stored run again, without traffic")
     judge.add_argument("run_dir", type=Path, nargs="+", metavar="RUN_DIR", help="several are judged as one run")
     judge.add_argument("--target", action="append", metavar="T", help="other targets than the run's own, e.g. p99=60ms")
@@ -35,17 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = actions.add_parser("run", help="drive traffic and judge it")
-    run.add_argument("--url", required=True, help="grpc://HOST:PORT or http://HOST:PORT")
-    run.add_argument("--model", required=True, metavar="NAME[:VERSION]")
-    run.add_argument("--data", required=True, type=Path, metavar="F", help="texts: CSV, TSV, JSONL or a text a line")
-    run.add_argument("--text-column", metavar="C")
-    run.add_argument("--pair-column", metavar="C")
-    run.add_argument(
-        "--expected",
-        type=Path,
-        metavar="F",
-        help="right labels: what `nlpdeploy predict NAME - --json` prints for the texts",
-    )
+    add_traffic(run)
     run.add_argument("--rate", required=True, metavar="R", help="requests a second, e.g. 200 or 200/s")
     length = run.add_mutually_exclusive_group(required=True)
     length.add_argument("--seconds", type=console.positive, metavar="S", help="of traffic on each side")
@@ -56,35 +47,56 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     run.add_argument("--max-seconds", type=console.positive, metavar="S", help="of --until-decided (default: 600)")
     run.add_argument(
+        "--baseline",
+        metavar="URL|RUN_DIR",
+        help="compare with this server, in randomised ABBA blocks, or, weaker, with a stored run",
+    )
+    run.add_argument("--pairs", type=int, default=20, metavar="N", help="pairs of blocks with --baseline (default: 20)")
+    run.set_defaults(run=run_load)
+
+
+def add_traffic(parser: argparse.ArgumentParser) -> None:
+    """The flags that say whom to ask what, of every command that drives traffic."""
+    parser.add_argument("--url", required=True, help="grpc://HOST:PORT or http://HOST:PORT")
+    parser.add_argument("--model", required=True, metavar="NAME[:VERSION]")
+    parser.add_argument("--data", required=True, type=Path, metavar="F", help="texts: CSV, TSV, JSONL or a text a line")
+    parser.add_argument("--text-column", metavar="C")
+    parser.add_argument("--pair-column", metavar="C")
+    parser.add_argument(
+        "--expected",
+        type=Path,
+        metavar="F",
+        help="right labels: what `nlpdeploy predict NAME - --json` prints for the texts",
+    )
+    parser.add_argument(
         "--target",
         required=True,
         action="append",
         metavar="T",
         help="e.g. p95=45ms, mean=20ms, errors=0.1%%, rate=200/s; may be repeated",
     )
-    run.add_argument("--arrivals", default="poisson", choices=("poisson", "constant"))
-    run.add_argument("--timeout", default="1s", metavar="D", help="a request unanswered for this long has failed")
-    run.add_argument("--seed", type=int, default=1, metavar="N", help="of arrivals, payload order and drawn order")
-    run.add_argument("--workers", type=int, default=1, metavar="N", help="Locust processes")
-    run.add_argument("--max-in-flight", type=int, default=1000, metavar="N", help="arrivals above it count as misses")
-    run.add_argument("--expect-digest", metavar="SHA256", help="the bundle that must answer")
-    run.add_argument(
-        "--baseline",
-        metavar="URL|RUN_DIR",
-        help="compare with this server, in randomised ABBA blocks, or, weaker, with a stored run",
+    parser.add_argument("--arrivals", default="poisson", choices=("poisson", "constant"))
+    parser.add_argument("--timeout", default="1s", metavar="D", help="a request unanswered for this long has failed")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of arrivals, payload order and drawn order")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="Locust processes")
+    parser.add_argument(
+        "--max-in-flight", type=int, default=1000, metavar="N", help="arrivals above it count as misses"
     )
-    run.add_argument("--pairs", type=int, default=20, metavar="N", help="pairs of blocks with --baseline (default: 20)")
-    run.add_argument("--run-dir", type=Path, metavar="D", help="default: loadtest_runs/MODEL-TIME")
-    console.add_common(run)
-    run.set_defaults(run=run_load)
+    parser.add_argument("--expect-digest", metavar="SHA256", help="the bundle that must answer")
+    parser.add_argument("--run-dir", type=Path, metavar="D", help="default: loadtest_runs/MODEL-TIME")
+    console.add_common(parser)
 
 
 def run_load(arguments: argparse.Namespace) -> int:
     """Check everything, drive the traffic, judge, write the report."""
     plan = make_plan(arguments)
+    return drive_and_judge(plan, run_folder(arguments, plan), as_json=arguments.json)
+
+
+def run_folder(arguments: argparse.Namespace, plan: Plan) -> Path:
+    """``--run-dir``, or a new one named by model and time."""
     stamp = dt.datetime.now(dt.UTC).strftime("%Y%m%dT%H%M%SZ")
-    run_dir = arguments.run_dir or Path("loadtest_runs") / f"{plan.model}-{stamp}"
-    return drive_and_judge(plan, run_dir, as_json=arguments.json)
+    return Path(arguments.run_dir or Path("loadtest_runs") / f"{plan.model}-{stamp}")
 
 
 def drive_and_judge(plan: Plan, run_dir: Path, *, as_json: bool) -> int:

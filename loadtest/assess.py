@@ -13,13 +13,16 @@ import numpy.typing as npt
 
 from ..bundle.compare import quantile
 from ..bundle.errors import InvalidInput
-from .certify import CONFIDENCE, Certificate, Verdict, certify_failures, certify_mean, certify_share
+from .certify import Certificate, Verdict, certify_failures, certify_mean, certify_share
 from .judgement import TargetResult, describe, milliseconds
 from .lengths import advise
 from .plan import Block, Plan, Side
 from .samples import Outcome, RunRecord, Samples
 from .steady import Steady, steady_window, thirds
 from .targets import RATE_TOLERANCE, Target
+
+GROWTH = 0.02
+"""Requests in flight that grow by more than this share of the arrivals say that the server can't keep up."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +71,9 @@ def lay_out(record: RunRecord, samples: Samples, side: Side) -> Timeline:
 
 
 def assess(
-    plan: Plan, line: Timeline, targets: tuple[Target, ...], confidence: float = CONFIDENCE
+    plan: Plan, line: Timeline, targets: tuple[Target, ...], confidence: float | None = None
 ) -> tuple[Steady | None, tuple[TargetResult, ...]]:
-    """Judge every target on one side's samples.
+    """Judge every target on one side's samples, with the plan's confidence or, at a look, another.
 
     Returns:
         The steady part (None without samples), and a result for each target.
@@ -78,7 +81,9 @@ def assess(
     if not len(line.samples):
         return None, tuple(TargetResult(target, None, Verdict.INVALID, None, "no samples") for target in targets)
     steady = steady_window(line.at, line.samples.latency, line.ended, line.seconds)
-    return steady, tuple(_assess_target(plan, line, steady, target, confidence) for target in targets)
+    return steady, tuple(
+        _assess_target(plan, line, steady, target, confidence or plan.confidence) for target in targets
+    )
 
 
 def overall(results: tuple[TargetResult, ...]) -> Verdict:
@@ -88,6 +93,15 @@ def overall(results: tuple[TargetResult, ...]) -> Verdict:
         if decisive in verdicts:
             return decisive
     return Verdict.CONFIRMED
+
+
+def saturated(line: Timeline, steady: Steady | None) -> bool:
+    """Whether the server can't keep up: requests in flight grew by more than 2 % of the arrivals.
+
+    What arrives faster than it is answered piles up: a server that is offered x % more than it can do adds x % of the
+    arrivals to those in flight. Less than 2 % is not told from a busy moment.
+    """
+    return steady is not None and steady.growing and steady.rise > GROWTH * len(line.samples)
 
 
 def unsteady(steady: Steady) -> str:
@@ -103,7 +117,7 @@ def _assess_target(plan: Plan, line: Timeline, steady: Steady, target: Target, c
     kept = (line.at >= steady.start_s) | (line.samples.outcome != Outcome.OK)
     observed, certificate = _certify(plan, target, values[kept], confidence)
     verdict = certificate.verdict
-    numbers = describe(target, observed, certificate, plan.rate)
+    numbers = describe(target, observed, certificate, plan.rate, confidence)
     reason = f"{target.text}: {verdict}, {numbers}"
     if verdict is not Verdict.REFUTED and not steady.stable and _could_pass_limit(line, values, steady, target):
         verdict = Verdict.INCONCLUSIVE

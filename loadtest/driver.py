@@ -127,7 +127,7 @@ class _Traffic:
         self.crew.tell(start_order(at))
         self._started = at
         waiting = set(self._owing)
-        for look in draw_looks(plan.seconds)[:-1] if plan.until_decided else ():
+        for look in draw_looks(plan.seconds, plan.confidence)[:-1] if plan.until_decided else ():
             settled = at + look.at_s + plan.timeout_s + _SETTLED_SECONDS
             lost = self._listen("done", waiting, settled - time.monotonic())
             if lost or not waiting:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from .assess import Timeline
+from .capacity import Capacity, Probe
 from .contrast import Contrast
 from .steady import Steady
 from .targets import Target
@@ -89,6 +91,25 @@ def contrast_by_pair(found: Contrast) -> str:
         axes.axhspan(found.low, found.high, color=_CANDIDATE, alpha=0.12)
         axes.axhline(found.ratio, color=_CANDIDATE, linewidth=1)
     axes.set(xlabel="pair, in the order of the run", ylabel=f"baseline / candidate, {found.metric}")
+    return _svg(figure)
+
+
+def rate_latency(probes: Sequence[Probe], found: Capacity, targets: tuple[Target, ...]) -> str:
+    """p50, p95 and p99 of each rate that was tried; limits dashed, the capacity's interval shaded."""
+    figure, axes = _figure(3.6)
+    for name, colour in (("p50", _BASELINE), ("p95", _CANDIDATE), ("p99", "#8250df")):
+        known = [(each.rate, value) for each in probes if (value := each.quantiles_s.get(name)) is not None]
+        points = sorted((rate, 1e3 * value) for rate, value in known)
+        axes.plot([rate for rate, _ in points], [value for _, value in points], "o-", label=name, color=colour)
+    for target in (target for target in targets if target.is_latency):
+        axes.axhline(1e3 * target.limit, color=_LIMIT, linewidth=1, linestyle="--")
+        axes.annotate(target.text, (1.0, 1e3 * target.limit), xycoords=("axes fraction", "data"), fontsize=8)
+    for probe in (probe for probe in probes if probe.missed):
+        axes.axvline(probe.rate, color=_BAD, linewidth=1, linestyle="-" if probe.saturated else ":")
+    if found.low is not None and found.high is not None:
+        axes.axvspan(found.low, found.high, color=_CANDIDATE, alpha=0.12)
+    axes.set(xlabel="requests a second", ylabel="latency, ms", xscale="log", yscale="log")
+    axes.legend(frameon=False, loc="upper left")
     return _svg(figure)
 
 

@@ -55,6 +55,7 @@ class Judgement:
         steady: the steady part of the candidate; None without samples.
         contrasts: the comparison with the baseline, quantile by quantile, the most important first; empty without one.
         judged_s: seconds of each side's schedule that were judged.
+        saturated: the candidate could not keep up with the arrivals.
         looks: how often a run that may stop early was looked at; 1 for others.
         run_dir: the run folder.
     """
@@ -68,6 +69,7 @@ class Judgement:
     steady: Steady | None
     contrasts: tuple[Contrast, ...]
     judged_s: float
+    saturated: bool
     looks: int
     run_dir: Path
 
@@ -102,6 +104,7 @@ class Judgement:
             },
             "judged_s": self.judged_s,
             "looks": self.looks,
+            "saturated": self.saturated,
             "interrupted": self.record.interrupted,
             "run_dir": str(self.run_dir),
             "report": str(self.run_dir / REPORT_FILE),
@@ -125,7 +128,7 @@ class Judgement:
         }
 
 
-def describe(target: Target, observed: float, certificate: Certificate, rate: float) -> str:
+def describe(target: Target, observed: float, certificate: Certificate, rate: float, confidence: float) -> str:
     """The numbers behind a certificate, in a clause."""
     if target.is_latency:
         metric = f"{target.metric} {milliseconds(observed)}"
@@ -134,7 +137,8 @@ def describe(target: Target, observed: float, certificate: Certificate, rate: fl
     if certificate.allowed is None:
         assert certificate.low is not None  # noqa: S101  (a mean's certificate has an interval)
         assert certificate.high is not None  # noqa: S101
-        text = f"{metric}, between {milliseconds(certificate.low)} and {milliseconds(certificate.high)} with 99 %"
+        ends = f"{milliseconds(certificate.low)} and {milliseconds(certificate.high)}"
+        text = f"{metric}, between {ends} with {100 * confidence:.4g} %"
     else:
         share = certificate.over / certificate.samples
         over = "over the limit" if target.is_latency else "without a good answer"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..bundle.errors import InvalidInput
-from .assess import Timeline, assess, lay_out, overall, unsteady
+from .assess import Timeline, assess, lay_out, overall, saturated, unsteady
 from .certify import Verdict
 from .judgement import Judgement
 from .samples import Outcome, RunRecord, Samples, read_record, read_samples
@@ -41,7 +41,7 @@ def judge_merged(run_dirs: Sequence[Path], targets: tuple[Target, ...] | None = 
     plan = records[0].plan
     promised = targets or plan.targets
     check_targets(promised, plan.timeout_s, plan.rate, baseline=False)
-    faults, lines, healths = [], list[Timeline](), list[ClientHealth]()
+    faults, lines, healths = list[str](), list[Timeline](), list[ClientHealth]()
     for path, record in zip(run_dirs, records, strict=True):
         samples = read_samples(path)
         faults.extend(f"{path}: {fault}" for fault in run_faults(record, {"candidate": samples}))
@@ -75,6 +75,7 @@ def judge_merged(run_dirs: Sequence[Path], targets: tuple[Target, ...] | None = 
         steady=steady,
         contrasts=(),
         judged_s=line.seconds,
+        saturated=saturated(line, steady),
         looks=1,
         run_dir=run_dirs[0],
     )

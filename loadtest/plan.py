@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..bundle.errors import InvalidInput
+from .certify import CONFIDENCE
 from .targets import Target, check_targets
 
 Arrivals = Literal["poisson", "constant"]
@@ -62,6 +63,7 @@ class Plan:
         expect_digest: the bundle digest that answers must carry, where the user named one.
         baseline_url: the server to compare with.
         until_decided: stop as soon as every target is decided; ``seconds`` is then the longest that it may take.
+        confidence: that each target's certificate must reach.
         baseline_run: folder of a stored run to compare with, which proves less than a second server.
         pairs: pairs of a candidate and a baseline block (even: two make an ABBA or BAAB group); 0 without a baseline.
     """
@@ -83,6 +85,7 @@ class Plan:
     pairs: int = 0
     until_decided: bool = False
     baseline_run: str | None = None
+    confidence: float = CONFIDENCE
 
     def __post_init__(self) -> None:
         """Refuse what can't be run.
@@ -182,6 +185,8 @@ def _check_load(plan: Plan) -> None:
             raise InvalidInput(name, found=count, wanted="at least 1")
     if plan.max_in_flight < plan.workers:
         raise InvalidInput("max in flight", found=plan.max_in_flight, wanted=f"at least the {plan.workers} workers")
+    if not 0.5 < plan.confidence < 1.0:
+        raise InvalidInput("confidence", found=plan.confidence, wanted="between 0.5 and 1")
     if plan.seed < 0:
         raise InvalidInput("seed", found=plan.seed, wanted="0 or above")
     if plan.arrivals not in ARRIVALS:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from .assess import Timeline, assess, lay_out, overall, unsteady
+from .assess import Timeline, assess, lay_out, overall, saturated, unsteady
 from .certify import Verdict
 from .comparison import compare_sides, compare_with_run, hold_claim
 from .contrast import Contrast, not_comparable
@@ -73,13 +73,14 @@ def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement
         steady=steady,
         contrasts=compared,
         judged_s=lines["candidate"].seconds,
+        saturated=saturated(lines["candidate"], steady),
         looks=looks,
         run_dir=run_dir,
     )
 
 
 def decided_at(run_dir: Path, record: RunRecord, look: Look) -> bool:
-    """Whether a run under way is decided by a look at it: every target confirmed, or one refuted.
+    """Whether a run under way is decided by a look at it: every target confirmed, one refuted, or the server overrun.
 
     Args:
         run_dir: the run folder; all that was due before the look is settled and written.
@@ -87,7 +88,8 @@ def decided_at(run_dir: Path, record: RunRecord, look: Look) -> bool:
         look: when, and how sure.
     """
     line = lay_out(record, read_samples(run_dir), "candidate").before(look.at_s)
-    return _decides(assess(record.plan, line, record.plan.targets, look.confidence)[1])
+    steady, results = assess(record.plan, line, record.plan.targets, look.confidence)
+    return _decides(line, steady, results)
 
 
 def _compare(
@@ -112,20 +114,21 @@ def _look(
     if not plan.until_decided:
         part = line if measured is None else line.before(measured)
         return *assess(plan, part, targets), part, 1
-    looks = [look for look in draw_looks(plan.seconds) if measured is None or look.at_s <= measured]
+    looks = [look for look in draw_looks(plan.seconds, plan.confidence) if measured is None or look.at_s <= measured]
     # A run that was interrupted before its first look is judged by what that look may spend.
-    looks = looks or [Look(measured or 0.0, draw_looks(plan.seconds)[0].confidence)]
+    looks = looks or [Look(measured or 0.0, draw_looks(plan.seconds, plan.confidence)[0].confidence)]
     taken = 0
     for look in looks:
         part, taken = line.before(look.at_s), taken + 1
         steady, results = assess(plan, part, targets, look.confidence)
-        if _decides(results):
+        if _decides(part, steady, results):
             break
     return steady, results, part, taken
 
 
-def _decides(results: tuple[TargetResult, ...]) -> bool:
-    return overall(results) in (Verdict.CONFIRMED, Verdict.REFUTED)
+def _decides(line: Timeline, steady: Steady | None, results: tuple[TargetResult, ...]) -> bool:
+    # A server that can't keep up is not driven on: it would be refuted in the end, or fall over.
+    return saturated(line, steady) or overall(results) in (Verdict.CONFIRMED, Verdict.REFUTED)
 
 
 def _interrupted(record: RunRecord, verdict: Verdict) -> str:

@@ -72,7 +72,7 @@ class Answers:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.received: list[float] = []
-        self._owed = 0.0
+        self._owed = self._free = 0.0
 
     async def next_is_bad(self) -> bool:
         """Count a request, wait the delay, and say whether its answer is to be a bad one."""
@@ -81,6 +81,11 @@ class Answers:
             os._exit(7)
         if self.options.delay_ms:
             await asyncio.sleep(self.options.delay_ms / 1000)
+        if self.options.serial_ms:
+            # A turn of that length for each, one after the other: the sleep's own lateness is not added up.
+            now = time.monotonic()
+            self._free = max(now, self._free) + self.options.serial_ms / 1000
+            await asyncio.sleep(self._free - now)
         self._owed += self.options.error_share
         if self._owed < 1 - 1e-9:
             return False
@@ -229,6 +234,9 @@ def main() -> None:
     parser.add_argument("--grpc-port", type=int, default=0)
     parser.add_argument("--http-port", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument(
+        "--serial-ms", type=float, default=0.0, help="each request takes that long, one after the other"
+    )
     parser.add_argument("--error-share", type=float, default=0.0, help="that share of answers is bad, evenly spread")
     parser.add_argument("--error-status", default="200 OK", help="HTTP status of bad answers; not 200: gRPC errors too")
     parser.add_argument("--wrong-label", help="answer this label to everything")
