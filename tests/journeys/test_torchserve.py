@@ -5,9 +5,13 @@ import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import tritonclient.grpc
+import tritonclient.http
 
 from nlpdeploy.serve.local import answer_here
+from support.cli import server as serving
 from support.shared import needs_shared
 from support.torchserve_server import grpc_predict, torchserve
 
@@ -71,3 +75,36 @@ def test_its_open_inference_protocol(server, english, texts, wanted):
         columns = {output["name"]: output["data"] for output in answer["outputs"]}
         answers += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     agree(answers, wanted)
+
+
+@pytest.fixture(scope="module")
+def front(server, english):
+    address = f"{english.name}=torchserve://127.0.0.1:{server.ready['http_port']}"
+    with serving("--upstream", address, "--upstream-key-file", server.ready["key_file"]) as ready:
+        yield ready
+
+
+@pytest.mark.parametrize(("module", "port"), [(tritonclient.grpc, "grpc_port"), (tritonclient.http, "http_port")])
+def test_tritonclient_through_our_front_over_it(module, port, front, english, texts, wanted):
+    def ask(text):
+        tensor = module.InferInput("text", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([text.encode()], dtype=object))
+        with module.InferenceServerClient(f"127.0.0.1:{front[port]}") as client:
+            answer = client.infer(english.name, [tensor])
+        described = answer.get_response()
+        if module is tritonclient.http:
+            assert described["parameters"] == {"bundle_digest": english.result["digest"], "engine": ENGINE}
+        return {"label": answer.as_numpy("label")[0].decode(), "score": float(answer.as_numpy("score")[0])}
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        agree(list(pool.map(ask, texts)), wanted)
+
+
+def test_our_front_over_it_describes_the_bundle(front, english):
+    with tritonclient.http.InferenceServerClient(f"127.0.0.1:{front['http_port']}") as client:
+        assert client.is_server_ready()
+        assert client.is_model_ready(english.name)
+        described = client.get_model_metadata(english.name)
+    assert [tensor["name"] for tensor in described["outputs"]][:2] == ["label", "score"]
+    assert described["properties"]["bundle_digest"] == english.result["digest"]
+    assert len(json.loads(described["properties"]["labels"])) == 77
