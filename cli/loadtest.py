@@ -84,6 +84,13 @@ def add_traffic(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--expect-digest", metavar="SHA256", help="the bundle that must answer")
     parser.add_argument("--run-dir", type=Path, metavar="D", help="default: loadtest_runs/MODEL-TIME")
+    parser.add_argument(
+        "--yes-i-may-load-test",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a host outside this machine and private networks that you are allowed to load; may be repeated",
+    )
     console.add_common(parser)
 
 
@@ -154,6 +161,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     """
     from ..bundle.names import split_spec
     from ..loadtest.payloads import read_payloads
+    from ..loadtest.permission import check_permission
     from ..loadtest.plan import Plan, as_arrivals
     from ..loadtest.targets import parse_duration, parse_rate, parse_target
 
@@ -164,6 +172,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     timeout = parse_duration(arguments.timeout)
     name, version = split_spec(arguments.model)
     is_server = bool(arguments.baseline) and "://" in arguments.baseline
+    for url in (arguments.url, *([arguments.baseline] if is_server else [])):
+        check_permission(url, arguments.yes_i_may_load_test)
     payloads = read_payloads(arguments.data, arguments.text_column, arguments.pair_column)
     return Plan(
         url=arguments.url,
