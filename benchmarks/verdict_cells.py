@@ -30,6 +30,7 @@ MARGINS = {"at the limit": 1.0, "5 % below": 0.95, "5 % above": 1.05, "10 % belo
 
 _CHUNK = 1000
 _CHUNK_SAMPLES = 1_000_000
+_LEAST_RUNS = 64
 _LEAVE = 0.2  # leave off finished runs when so many of those that go on are
 
 
@@ -181,7 +182,7 @@ def power_at_advised_length(server: Server, share: float, most_requests: float, 
     """
     random = np.random.default_rng(seed)
     pilot, advice = _trusted_pilot(server, share, random, 200)
-    runs = int(np.clip(most_requests / (pilot + 1.3 * float(np.median(advice.requests))), 100, most_runs))
+    runs = int(np.clip(most_requests / (pilot + 1.3 * float(np.median(advice.requests))), _LEAST_RUNS, most_runs))
     _, advice = _pilot(server, share, random, runs, pilot)
     step = BATCHES * UNIT
     lengths = (np.ceil(advice.requests / step) * step).astype(np.int64)

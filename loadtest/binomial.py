@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -61,20 +63,28 @@ def _incomplete_beta(a: Floats, b: Floats, x: float) -> Floats:
 
 def _continued_fraction(a: Floats, b: Floats, x: Floats) -> Floats:
     """DLMF 8.17.22 by Lentz's method; O(sqrt(max(a, b))) terms."""
-    c = np.ones_like(x)
+    if a.size == 1:  # plain floats, with numpy's overhead for each of many short steps left out
+        return np.full(a.shape, _lentz(a.item(), b.item(), x.item(), abs))
+    return np.asarray(_lentz(a, b, x, lambda change: np.abs(change).max()))
+
+
+def _lentz(a: Any, b: Any, x: Any, worst: Callable[[Any], float]) -> Any:
+    c = 1.0 + 0.0 * x
     d = 1.0 / _not_zero(1.0 - (a + b) * x / (a + 1.0))
-    value = d.copy()
+    value = d
     for m in range(1, _MOST_TERMS):
         even = m * (b - m) * x / ((a + 2 * m - 1.0) * (a + 2 * m))
         odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1.0))
         for term in (even, odd):
             d = 1.0 / _not_zero(1.0 + term * d)
             c = _not_zero(1.0 + term / c)
-            value *= c * d
-        if np.abs(c * d - 1.0).max() < _PRECISE:
+            value = value * c * d
+        if worst(c * d - 1.0) < _PRECISE:
             break
     return value
 
 
-def _not_zero(value: Floats) -> Floats:
+def _not_zero(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) >= _TINY else _TINY
     return np.where(np.abs(value) < _TINY, _TINY, value)

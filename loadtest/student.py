@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from ..bundle.errors import InvalidInput
 
@@ -26,6 +27,7 @@ def student_cdf(t: float, freedom: int) -> float:
     return 0.5 * (1.0 + inside)
 
 
+@lru_cache(maxsize=256)
 def student_quantile(p: float, freedom: int) -> float:
     """The ``t`` with P(T <= t) = p.
 
