@@ -138,12 +138,14 @@ def run_judge(arguments: argparse.Namespace) -> int:
 
 
 def show(judgement: Judgement, run_dir: Path, *, as_json: bool, page: bool = True) -> int:
-    """Print the verdict, and write its page unless ``page`` is false; the status is the verdict's."""
+    """Print the verdict, and write page and exports unless ``page`` is false; the status is the verdict's."""
+    from ..loadtest.exports import write_exports
     from ..loadtest.report import write_report
 
     result = judgement.to_json()
     if page:
         write_report(run_dir, judgement)
+        write_exports(run_dir, judgement)
     else:
         result["report"] = None
     if as_json:
