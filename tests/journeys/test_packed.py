@@ -1,6 +1,8 @@
 """Packed rows from the checkpoint to the answer: single texts and pairs, alone and in company."""
 
+import csv
 import json
+import random
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from nlpdeploy.export.reference import TorchReference
 from nlpdeploy.runtime import load
 from nlpdeploy.runtime.calls import run_rows
 from support.checkpoints import random_classifier, sample_sentences
+from support.shared import needs_shared
 
 ENGINE = "openvino-f32-packed"
 
@@ -35,4 +38,24 @@ def test_a_packed_bundle_answers_as_the_checkpoint_does_alone_and_in_company(pai
     np.testing.assert_allclose(together, want, atol=1e-4 * np.abs(want).max())
     np.testing.assert_allclose(alone, together, atol=1e-5 * np.abs(want).max())
     assert len(set(want.argmax(axis=1))) > 1
+    predictor.close()
+
+
+@needs_shared
+def test_int8_products_give_a_text_the_same_answer_in_any_company(english):
+    engine = "openvino-int8-packed"
+    found = next(entry for entry in english.result["engines"] if entry["id"] == engine)
+    if found["state"] == "skipped":
+        pytest.skip(found["reason"])
+    assert found["agreement"] >= 0.995
+    predictor = load(english.store / english.name, engine=engine)
+    with english.data.open(encoding="utf-8", newline="") as stream:
+        texts = [row["text"] for row in csv.DictReader(stream)][:96]
+    rows = predictor.encode(texts)
+    alone = np.concatenate([run_rows(predictor.engine, [row], predictor.model) for row in rows])
+    for size, order in ((2, range(96)), (16, range(96)), (16, random.Random(5).sample(range(96), 96))):
+        for begin in range(0, 96, size):
+            company = list(order)[begin : begin + size]
+            together = run_rows(predictor.engine, [rows[index] for index in company], predictor.model)
+            np.testing.assert_allclose(together, alone[company], atol=2e-5)
     predictor.close()
