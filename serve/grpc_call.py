@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -47,6 +48,7 @@ class Call:
         self._deadline: float | None = None
         self._reading = MessageReader(most)
         self._messages: deque[bytes] = deque()
+        self._begun = time.monotonic()
         self._owed = 0  # bytes that the client may send again, but has not been told of
         self._reader: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -131,6 +133,11 @@ class Call:
         self._over = True
         if self._task is not None:
             self._task.cancel()
+
+    def waits_since(self) -> float:
+        """When it began, on ``time.monotonic``, while its one request isn't whole; infinity otherwise."""
+        waits = self._task is None and not self._over
+        return self._begun if waits else math.inf
 
     def cut(self, code: grpc.StatusCode, details: str) -> None:
         """End it with this status, whatever it is doing."""

@@ -19,8 +19,8 @@ class GrpcLimits:
         header_bytes: of a call's metadata; above it RESOURCE_EXHAUSTED.
         connections: open ones; further ones are refused.
         streams: calls under way on one connection; more of them wait at the client.
-        slow_client: seconds for the handshake, for an answer to a ping (which is sent after as long a silence), and
-            for which answers may be left unread.
+        slow_client: seconds for the handshake, for a request that is one message to be whole, for an answer to a ping
+            (which is sent after as long a silence), and for which answers may be left unread.
         idle: seconds a connection may stay without a call.
         age: seconds after which a connection is told to close, so that clients find new servers.
     """

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import grpc
+
 from . import h2_frames as h2
 from .grpc_limits import ConnectionState
 from .h2_frames import ConnectionFault, ErrorCode, frame
@@ -64,7 +66,9 @@ class H2Connection(asyncio.Protocol):
         more = CONNECTION_WINDOW - h2.DEFAULT_WINDOW
         self._transport.write(h2.settings_frame(settings) + h2.number_frame(h2.WINDOW_UPDATE, 0, more))
         if len(self._state.connections) > self._limits.connections:
-            self._fail(ConnectionFault(ErrorCode.REFUSED_STREAM, f"more than {self._limits.connections} connections"))
+            self._fail(
+                ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"more than {self._limits.connections} connections")
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left, or was cut: what runs for it is cancelled."""
@@ -294,11 +298,22 @@ class H2Connection(asyncio.Protocol):
         slow = limits.slow_client
         if now - self._stuck > slow or now - self._pinged > slow or (not self._settled and now - self.since > slow):
             self._transport.abort()
-        elif now - self.heard > slow and self._pinged == math.inf:
+            return
+        if now - self.heard > slow and self._pinged == math.inf:
             self._pinged = now
             self.write(frame(h2.PING, 0, 0, b"\0" * 8))
-        elif (not self._streams and now - self.idle > limits.idle) or now - self.since > limits.age:
+        self._look_at_streams(now - slow)
+        if (not self._streams and now - self.idle > limits.idle) or now - self.since > limits.age:
             self.go_away()
+
+    def _look_at_streams(self, before: float) -> None:
+        """End those whose request isn't whole, or whose answer isn't taken, for too long."""
+        for stream in tuple(self._blocked.values()):
+            if stream.blocked_at < before:
+                self.reset(stream.number, ErrorCode.CANCEL)
+        for call in self.calls():
+            if call.waits_since() < before:
+                call.cut(grpc.StatusCode.DEADLINE_EXCEEDED, "the request took too long to come")
 
     def abort(self) -> None:
         """Close at once."""

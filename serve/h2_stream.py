@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import Protocol
 
@@ -51,6 +52,7 @@ class OutStream:
         self._bytes_waiting = 0
         self._trailers: bytes | None = None
         self._room: asyncio.Future[None] | None = None
+        self.blocked_at = 0.0  # monotonic seconds, when the client last took too little
 
     def send(self, data: bytes = b"", *, head: bytes = b"", trailers: bytes | None = None) -> None:
         """Send header block, data and trailers, as far as given; after trailers nothing more."""
@@ -79,6 +81,7 @@ class OutStream:
             data = self._waiting[0]
             size = min(len(data), self.window, self._sender.window, LARGEST_FRAME)
             if size <= 0:
+                self.blocked_at = time.monotonic()
                 self._sender.block(self)
                 return
             self.window -= size
@@ -124,6 +127,10 @@ class StreamCall(Protocol):
 
     def leave(self) -> None:
         """The client wants no answer any more, or there is no client any more."""
+        ...
+
+    def waits_since(self) -> float:
+        """When it began, on ``time.monotonic``, while its one request isn't whole; infinity otherwise."""
         ...
 
     def cut(self, code: grpc.StatusCode, details: str) -> None:

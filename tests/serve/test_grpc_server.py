@@ -353,6 +353,20 @@ def test_an_idle_connection_is_told_to_go_and_a_dead_one_is_cut(tmp_path):
             assert idle.gone()
 
 
+def test_a_request_that_does_not_come_and_an_answer_that_is_not_taken_are_cut(tmp_path):
+    with serving_fronts(tmp_path) as server, peer(server.grpc_port, INITIAL_WINDOW_SIZE=10) as client:
+        object.__setattr__(server.grpc._server._state.limits, "slow_client", 0.5)
+        client.reading = False
+        half, unread, watching = client.open(), client.open(), client.open(STREAM.path)
+        client.send(half, framed(request("hello"))[:9], end=False)
+        client.send(unread, framed(request("hello")))
+        assert client.status(half) == 4
+        while unread not in client.ended:
+            client.take()
+        assert client.ended[unread].error_code == 8  # CANCEL
+        assert watching not in client.ended  # a stream of requests may be silent
+
+
 def test_a_server_that_stops_answers_what_it_has_and_takes_no_more(tmp_path):
     gate = threading.Event()
     with serving_fronts(tmp_path, TinyEngine(gate=gate)) as server, ThreadPoolExecutor(2) as threads:
