@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from . import console, exits, loadtest_capacity
 
 if TYPE_CHECKING:
     from ..loadtest.judgement import Judgement
-    from ..loadtest.plan import Plan
+    from ..loadtest.plan import Plan, TraceFile
 
 
 MAX_SECONDS = 600.0
@@ -37,8 +38,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = actions.add_parser("run", help="drive traffic and judge it")
     add_traffic(run)
-    run.add_argument("--rate", required=True, metavar="R", help="requests a second, e.g. 200 or 200/s")
-    length = run.add_mutually_exclusive_group(required=True)
+    run.add_argument(
+        "--rate", metavar="R", help="requests a second, e.g. 200 or 200/s; of replay: its own if not given"
+    )
+    length = run.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=console.positive, metavar="S", help="of traffic on each side")
     length.add_argument(
         "--until-decided",
@@ -75,12 +78,18 @@ def add_traffic(parser: argparse.ArgumentParser) -> None:
         metavar="T",
         help="e.g. p95=45ms, mean=20ms, errors=0.1%%, rate=200/s; may be repeated",
     )
-    parser.add_argument("--arrivals", default="poisson", choices=("poisson", "constant"))
+    parser.add_argument("--arrivals", default="poisson", choices=("poisson", "constant", "gamma", "ramp", "replay"))
+    parser.add_argument(
+        "--burstiness", type=console.positive, default=2.0, metavar="C", help="of gamma: 1 is Poisson (default: 2)"
+    )
+    parser.add_argument("--ramp-from", metavar="R", help="of ramp: the rate at the start (default: a tenth of --rate)")
+    parser.add_argument("--trace", type=Path, metavar="F", help="of replay: times; --data F too: and their texts")
+    parser.add_argument("--trace-column", metavar="C", help="of the times in --trace (default: timestamp)")
     parser.add_argument("--timeout", default="1s", metavar="D", help="a request unanswered for this long has failed")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of arrivals, payload order and drawn order")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="Locust processes")
     parser.add_argument(
-        "--max-in-flight", type=int, default=1000, metavar="N", help="arrivals above it count as misses"
+        "--max-in-flight", type=int, default=1000, metavar="N", help="what is due above it counts as missed"
     )
     parser.add_argument("--expect-digest", metavar="SHA256", help="the bundle that must answer")
     parser.add_argument("--run-dir", type=Path, metavar="D", help="default: loadtest_runs/MODEL-TIME")
@@ -170,7 +179,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     if arguments.max_seconds and not arguments.until_decided:
         raise InvalidInput("--max-seconds", found="no --until-decided", wanted="both", mend="or give --seconds alone")
     targets = tuple(parse_target(text) for text in arguments.target)
-    rate = parse_rate(arguments.rate)
+    trace, rate, seconds = _arrivals(arguments)
     timeout = parse_duration(arguments.timeout)
     name, version = split_spec(arguments.model)
     is_server = bool(arguments.baseline) and "://" in arguments.baseline
@@ -184,11 +193,14 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         data=replace(payloads.source, golden=str(arguments.expected)) if arguments.expected else payloads.source,
         targets=targets,
         rate=rate,
-        seconds=arguments.seconds or arguments.max_seconds or MAX_SECONDS,
+        seconds=seconds,
         until_decided=arguments.until_decided,
         arrivals=as_arrivals(arguments.arrivals),
         timeout_s=timeout,
         seed=arguments.seed,
+        burstiness=arguments.burstiness,
+        ramp_from=parse_rate(arguments.ramp_from) if arguments.ramp_from else rate / 10.0,
+        trace=trace,
         workers=arguments.workers,
         max_in_flight=arguments.max_in_flight,
         expect_digest=arguments.expect_digest,
@@ -201,6 +213,30 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 def _stored_run(folder: Path) -> Path:
     """A folder that holds a run, or a refusal before any traffic."""
     from ..loadtest.samples import read_record
+
+def _arrivals(arguments: argparse.Namespace) -> tuple[TraceFile | None, float, float]:
+    """The trace, the rate and the seconds; a trace has its own of both."""
+    from ..loadtest.targets import parse_rate
+    from ..loadtest.trace import open_trace
+
+    trace, own_rate = None, None
+    if arguments.trace is not None:
+        same = arguments.trace.resolve() == arguments.data.resolve()
+        trace, own_rate = open_trace(arguments.trace, arguments.trace_column, texts=same)
+    if arguments.rate is None and own_rate is None:
+        raise InvalidInput("--rate", found="none", wanted="requests a second", mend="give --rate 200")
+    rate = parse_rate(arguments.rate) if arguments.rate is not None else own_rate or 0.0
+    seconds = (arguments.max_seconds or MAX_SECONDS) if arguments.until_decided else arguments.seconds
+    if trace is not None:
+        seconds = min(seconds or math.inf, trace.rows / rate)
+    if seconds is None:
+        raise InvalidInput("--seconds", found="none", wanted="a length", mend="give --seconds or --until-decided")
+    return trace, rate, seconds
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
+
 
     read_record(folder)
     return folder.resolve()

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..bundle.errors import InvalidInput
-from .plan import Arrivals
+from .plan import Arrivals, Block, Plan
+from .trace import read_trace
 
 _ARRIVALS, _PAYLOADS = 1, 2
 
@@ -54,6 +55,60 @@ def arrival_offsets(
         more = np.cumsum(random.exponential(1.0 / own_rate, len(offsets)))
         offsets = np.concatenate([offsets, offsets[-1] + more])
     return np.asarray(offsets[offsets < seconds], dtype=np.float64)
+
+
+def block_offsets(plan: Plan, block: Block, worker: int) -> npt.NDArray[np.float64]:
+    """When one worker's requests of a block are due: [arrivals] seconds from the block's start, increasing.
+
+    Gamma, ramp and replayed schedules are made as a whole and dealt out to the workers in turn, so that what the server
+    meets doesn't depend on how many there are.
+
+    Raises:
+        InvalidInput, NotFound: the trace is not the plan's, or gone.
+    """
+    if plan.arrivals in ("poisson", "constant"):
+        return arrival_offsets(plan.arrivals, plan.rate, plan.block_seconds, block.seed, worker, plan.workers)
+    whole = {"gamma": _gamma, "ramp": _ramp, "replay": _replay}[plan.arrivals](plan, block.seed)
+    return np.ascontiguousarray(whole[worker :: plan.workers])
+
+
+def block_rows(plan: Plan, block: Block, worker: int, count: int) -> npt.NDArray[np.int32]:
+    """Which data row each of a worker's requests of a block carries: [count], drawn, or the trace's own order."""
+    if plan.trace is not None and plan.trace.texts:
+        return np.arange(worker, plan.trace.rows, plan.workers, dtype=np.int32)[:count]
+    return payload_rows(plan.data.rows, count, block.seed, worker)
+
+
+def _gamma(plan: Plan, seed: int) -> npt.NDArray[np.float64]:
+    """Independent gamma gaps: shape 1 / burstiness², mean 1 / rate."""
+    random, shape = _stream(seed, _ARRIVALS, 0), plan.burstiness**-2
+    count = math.ceil(1.2 * plan.rate * plan.block_seconds + 20.0)
+    offsets = np.cumsum(random.gamma(shape, 1.0 / (shape * plan.rate), count))
+    while offsets[-1] < plan.block_seconds:
+        more = np.cumsum(random.gamma(shape, 1.0 / (shape * plan.rate), count))
+        offsets = np.concatenate([offsets, offsets[-1] + more])
+    return np.asarray(offsets[offsets < plan.block_seconds], dtype=np.float64)
+
+
+def _ramp(plan: Plan, seed: int) -> npt.NDArray[np.float64]:
+    """Poisson arrivals at a rate that rises along a line: unit ones, moved to where the expected count passes them."""
+    random, seconds = _stream(seed, _ARRIVALS, 0), plan.block_seconds
+    first, slope = plan.ramp_from, (plan.rate - plan.ramp_from) / seconds
+    total = (plan.ramp_from + plan.rate) / 2.0 * seconds
+    unit = np.cumsum(random.exponential(1.0, math.ceil(total + 8.0 * math.sqrt(total) + 20.0)))
+    unit = unit[unit < total]
+    if slope == 0.0:
+        return np.asarray(unit / first, dtype=np.float64)
+    # The root of first t + slope t² / 2 = count, in the form that stands a slope near zero.
+    offsets = 2.0 * unit / (first + np.sqrt(np.maximum(first * first + 2.0 * slope * unit, 0.0)))
+    return np.asarray(offsets[offsets < seconds], dtype=np.float64)
+
+
+def _replay(plan: Plan, _: int) -> npt.NDArray[np.float64]:
+    """The trace's own gaps, all stretched alike so that they come at the plan's rate."""
+    assert plan.trace is not None  # noqa: S101  (the plan's own rule)
+    offsets = read_trace(plan.trace) / plan.rate
+    return np.asarray(offsets[offsets < plan.block_seconds], dtype=np.float64)
 
 
 def payload_rows(rows: int, count: int, seed: int, worker: int) -> npt.NDArray[np.int32]:

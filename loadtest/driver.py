@@ -9,6 +9,7 @@ import datetime as dt
 import importlib.util
 import os
 import platform
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 from ..bundle.errors import EngineUnavailable, InvalidInput, StoreFailed, Unavailable
 from .answers import OutputForm, read_expected
-from .arrivals import arrival_offsets
+from .arrivals import block_offsets
 from .crew import Crew
 from .looks import draw_looks
 from .orders import STOP, WARM_UP, prepare_order, start_order
@@ -68,6 +69,7 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
     if plan.baseline_url is not None:
         urls["baseline"] = plan.baseline_url
     met = {side: meet_server(plan, url, payloads) for side, url in urls.items()}
+    plan = _with_own_trace(plan, run_dir)
     record = RunRecord(
         plan=plan,
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
@@ -210,7 +212,7 @@ class _Traffic:
 
     def _enter_lost(self, block: Block, index: int, problem: str) -> None:
         plan = self.record.plan
-        due = arrival_offsets(plan.arrivals, plan.rate, plan.block_seconds, block.seed, index, plan.workers)
+        due = block_offsets(plan, block, index)
         self._enter(WorkerBooks(block.index, index, len(due), {}, problem=problem))
 
     def _enter(self, books: WorkerBooks) -> None:
@@ -240,6 +242,19 @@ def _planned_payloads(plan: Plan) -> Payloads:
             f"data file {plan.data.path}", found=f"SHA-256 {payloads.source.digest}", wanted=plan.data.digest
         )
     return payloads
+
+
+def _with_own_trace(plan: Plan, run_dir: Path) -> Plan:
+    """The plan with a copy of its trace in the run folder: without it the run could not be judged again."""
+    if plan.trace is None:
+        return plan
+    copy = run_dir / f"trace{Path(plan.trace.path).suffix}"
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(plan.trace.path, copy)
+    except OSError as error:
+        raise StoreFailed("run folder", found=error, mend="give a --run-dir that can be written") from error
+    return replace(plan, trace=replace(plan.trace, path=str(copy)))
 
 
 def _unused(run_dir: Path) -> Path:

@@ -21,7 +21,7 @@ BETTER = 0.9
 POWER = 0.97
 """Chance that it is confirmed, if the clustering measured is the true one."""
 
-RESERVE = 2.0
+RESERVE = 2.5
 """For clusters that are longer in the run than in the pilot, and for the spread of what 20 batches measure."""
 
 
@@ -58,7 +58,7 @@ def advise_from(pilot: Batches, allowed: float) -> Advice:
     """The same for pilots, one or many, cut at a limit that is their percentile over 0.9.
 
     With q' the share over that limit, ``N = ((z(0.99) sqrt(q (1 - q)) + z(0.97) sqrt(q' (1 - q'))) / (q - q'))^2``
-    independent requests tell q' from the allowed q; each stands for V of the run's, with as many again in reserve.
+    independent requests tell q' from the allowed q; each stands for V of the run's, with a reserve of 2.5 times.
     A pilot with fewer than 60 stretches can't tell V, and is told how long a better one would be.
     """
     z_confidence, z_power = NormalDist().inv_cdf(CONFIDENCE), NormalDist().inv_cdf(POWER)

@@ -49,9 +49,28 @@ def read_payloads(path: Path, column: str | None = None, pair_column: str | None
     """
     if not path.is_file():
         raise NotFound(f"data file {path}", found="no such file", mend="give a file with --data")
-    wanted = [column] if pair_column is None else [column, pair_column]
+    columns, *rows = read_columns(path, [column] if pair_column is None else [column, pair_column])
+    if not rows:
+        raise InvalidInput(f"data file {path}", found="no texts", wanted="at least one")
+    source = DataFile(str(path), file_digest(path), len(rows), columns[0], pair_column)
+    texts = tuple(row[0] for row in rows)
+    return Payloads(texts, tuple(row[1] for row in rows) if pair_column else (), source)
+
+
+def read_columns(path: Path, wanted: list[str | None], default: str = DEFAULT_COLUMN) -> list[list[str]]:
+    """Columns of a table, keys of JSON lines, or lines of text: their names, then the rows.
+
+    Args:
+        path: a file that is there.
+        wanted: names; None for the default one, or the only one.
+        default: what a column is called that nobody names.
+
+    Raises:
+        NotFound: no such column.
+        InvalidInput: not UTF-8, or not that form.
+    """
     try:
-        columns, *rows = _read_rows(path, wanted)
+        columns, *rows = _read_rows(path, wanted, default)
         for row in rows:
             "".join(row).encode()
     except UnicodeDecodeError as error:
@@ -64,37 +83,35 @@ def read_payloads(path: Path, column: str | None = None, pair_column: str | None
         ) from error
     except csv.Error as error:
         raise InvalidInput(f"data file {path}", found=str(error), wanted="a table with a header line") from error
-    if not rows:
-        raise InvalidInput(f"data file {path}", found="no texts", wanted="at least one")
-    source = DataFile(str(path), file_digest(path), len(rows), columns[0], pair_column)
-    texts = tuple(row[0] for row in rows)
-    return Payloads(texts, tuple(row[1] for row in rows) if pair_column else (), source)
+    return [columns, *rows]
 
 
-def _read_rows(path: Path, wanted: list[str | None]) -> Iterator[list[str]]:
+def _read_rows(path: Path, wanted: list[str | None], default: str) -> Iterator[list[str]]:
     """The columns' names, then the rows."""
     suffix = path.suffix.lower()
     # Lines come from the file, never from str.splitlines, which also splits at U+2028 and the like inside a text.
     with path.open(encoding="utf-8-sig", newline="" if suffix in (".csv", ".tsv") else None) as file:
         if suffix in (".csv", ".tsv"):
-            yield from _from_table(path, file, "\t" if suffix == ".tsv" else ",", wanted)
+            yield from _from_table(path, file, "\t" if suffix == ".tsv" else ",", wanted, default)
         elif suffix in (".jsonl", ".ndjson"):
-            yield from _from_json_lines(path, file, wanted)
+            yield from _from_json_lines(path, file, wanted, default)
         elif len(wanted) > 1:
             raise InvalidInput(
                 f"data file {path}", found="plain text", wanted="a table or JSON lines for pairs of texts"
             )
         else:
-            yield [DEFAULT_COLUMN]
+            yield [default]
             yield from ([line.rstrip("\n")] for line in file if line.strip())
 
 
-def _from_table(path: Path, lines: Iterable[str], delimiter: str, wanted: list[str | None]) -> Iterator[list[str]]:
+def _from_table(
+    path: Path, lines: Iterable[str], delimiter: str, wanted: list[str | None], default: str
+) -> Iterator[list[str]]:
     csv.field_size_limit(_CELL_LIMIT)
     # Strict: a stray quote would otherwise swallow the rows behind it without a word.
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = next(rows, [])
-    indices = [header.index(_choose(path, header, column)) for column in wanted]
+    indices = [header.index(_choose(path, header, column, default)) for column in wanted]
     yield [header[index] for index in indices]
     for row in rows:
         if not row:
@@ -106,7 +123,7 @@ def _from_table(path: Path, lines: Iterable[str], delimiter: str, wanted: list[s
         yield [row[index] for index in indices]
 
 
-def _from_json_lines(path: Path, lines: Iterable[str], wanted: list[str | None]) -> Iterator[list[str]]:
+def _from_json_lines(path: Path, lines: Iterable[str], wanted: list[str | None], default: str) -> Iterator[list[str]]:
     names: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -119,20 +136,20 @@ def _from_json_lines(path: Path, lines: Iterable[str], wanted: list[str | None])
         if not isinstance(value, dict):
             raise InvalidInput(where, found=type(value).__name__, wanted="an object")
         if not names:
-            names = [_choose(path, list(value), column) for column in wanted]
+            names = [_choose(path, list(value), column, default) for column in wanted]
             yield names
         row: list[Any] = [value.get(name) for name in names]
         if not all(isinstance(text, str) for text in row):
             raise InvalidInput(where, found=", ".join(type(text).__name__ for text in row), wanted="texts")
         yield row
     if not names:
-        yield [DEFAULT_COLUMN]
+        yield [default]
 
 
-def _choose(path: Path, columns: list[str], column: str | None) -> str:
+def _choose(path: Path, columns: list[str], column: str | None, default: str) -> str:
     if column is None and len(columns) == 1:
         return columns[0]
-    wanted = column or DEFAULT_COLUMN
+    wanted = column or default
     if wanted not in columns:
         raise NotFound(
             f"column {wanted!r} of {path}",

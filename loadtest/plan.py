@@ -17,9 +17,9 @@ from ..bundle.errors import InvalidInput
 from .certify import CONFIDENCE
 from .targets import Target, check_targets
 
-Arrivals = Literal["poisson", "constant"]
+Arrivals = Literal["poisson", "constant", "gamma", "ramp", "replay"]
 Side = Literal["candidate", "baseline"]
-ARRIVALS: tuple[Arrivals, ...] = ("poisson", "constant")
+ARRIVALS: tuple[Arrivals, ...] = ("poisson", "constant", "gamma", "ramp", "replay")
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,25 @@ class DataFile:
 
 
 @dataclass(frozen=True)
+class TraceFile:
+    """Recorded arrivals that are replayed.
+
+    Attributes:
+        path: of the file; in a stored run, its copy there.
+        digest: SHA-256 of the file in hexadecimal.
+        rows: arrivals in it.
+        column: of their times.
+        texts: whether each carries the text in its own row, in order; else texts are drawn as ever.
+    """
+
+    path: str
+    digest: str
+    rows: int
+    column: str
+    texts: bool = False
+
+
+@dataclass(frozen=True)
 class Plan:
     """One load test.
 
@@ -55,7 +74,11 @@ class Plan:
         targets: what is promised; at least one.
         rate: arrivals a second over all workers.
         seconds: length of the arrival schedule on each side; with a baseline it is split over the pairs.
-        arrivals: ``poisson`` (independent users) or ``constant`` (a metronome).
+        arrivals: ``poisson`` (independent users), ``constant`` (a metronome), ``gamma`` (bursts), ``ramp`` (Poisson at
+            a rate that rises from ``ramp_from`` to ``rate``) or ``replay`` (a recorded trace, sped up to ``rate``).
+        burstiness: of ``gamma``: the coefficient of variation of the gaps; 1 is Poisson, above come bursts.
+        ramp_from: of ``ramp``: the rate at the start.
+        trace: of ``replay``.
         timeout_s: a request unanswered this long after its schedule is a TIMEOUT; above every limit.
         seed: of arrivals, payload order and drawn order.
         workers: client processes.
@@ -76,6 +99,9 @@ class Plan:
     seconds: float
     version: str = ""
     arrivals: Arrivals = "poisson"
+    burstiness: float = 2.0
+    ramp_from: float = 0.0
+    trace: TraceFile | None = None
     timeout_s: float = 1.0
     seed: int = 1
     workers: int = 1
@@ -94,6 +120,7 @@ class Plan:
             InvalidInput: a value out of range, two targets on one metric, or a timeout within a limit.
         """
         _check_load(self)
+        _check_arrivals(self)
         check_targets(self.targets, self.timeout_s, self.rate, baseline=self.has_baseline)
         if self.baseline_url is not None and self.baseline_run is not None:
             raise InvalidInput("baseline", found="a server and a stored run", wanted="one of them")
@@ -128,6 +155,7 @@ class Plan:
         try:
             fields = dict(value)
             fields["data"] = DataFile(**fields["data"])
+            fields["trace"] = TraceFile(**fields["trace"]) if fields["trace"] else None
             fields["targets"] = tuple(Target(**target) for target in fields["targets"])
             return cls(**fields)
         except (KeyError, TypeError) as error:
@@ -189,15 +217,29 @@ def _check_load(plan: Plan) -> None:
         raise InvalidInput("confidence", found=plan.confidence, wanted="between 0.5 and 1")
     if plan.seed < 0:
         raise InvalidInput("seed", found=plan.seed, wanted="0 or above")
-    if plan.arrivals not in ARRIVALS:
-        raise InvalidInput("arrivals", found=plan.arrivals, wanted=" or ".join(ARRIVALS))
     for url in (plan.url, plan.baseline_url):
         if url is not None and not re.match(r"(grpc|http)://[^/\s]+", url):
             raise InvalidInput("url", found=url, wanted="grpc://HOST:PORT or http://HOST:PORT")
 
 
+def _check_arrivals(plan: Plan) -> None:
+    if plan.arrivals not in ARRIVALS:
+        raise InvalidInput("arrivals", found=plan.arrivals, wanted=" or ".join(ARRIVALS))
+    if not 0.1 <= plan.burstiness <= 20.0:
+        raise InvalidInput("burstiness", found=plan.burstiness, wanted="0.1 to 20; 1 is Poisson")
+    if not 0.0 <= plan.ramp_from < math.inf:
+        raise InvalidInput("rate that the ramp starts from", found=plan.ramp_from, wanted="0 or above")
+    if (plan.arrivals == "replay") != (plan.trace is not None):
+        found = "a trace" if plan.trace else "no trace"
+        raise InvalidInput(f"{plan.arrivals} arrivals", found=found, wanted="--arrivals replay with --trace FILE")
+    if plan.baseline_url is not None and plan.arrivals in ("ramp", "replay"):
+        raise InvalidInput(
+            "arrivals against a baseline", found=plan.arrivals, wanted="arrivals whose blocks are alike, e.g. poisson"
+        )
+
+
 def as_arrivals(text: str) -> Arrivals:
-    """``poisson`` or ``constant``.
+    """One of ``ARRIVALS``.
 
     Raises:
         InvalidInput: another text.

@@ -235,6 +235,9 @@ def read_record(run_dir: Path) -> RunRecord:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise InvalidInput(str(path), found=f"{type(error).__name__}: {error}", wanted="a run's record") from error
+    if record.plan.trace is not None:  # its copy goes where the folder goes
+        trace = replace(record.plan.trace, path=str(run_dir / Path(record.plan.trace.path).name))
+        record = replace(record, plan=replace(record.plan, trace=trace))
     if record.blocks != draw_blocks(record.plan):
         raise InvalidInput(str(path), found="other blocks", wanted="the blocks that its plan draws")
     return record

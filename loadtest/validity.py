@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..bundle.compare import quantile
-from .arrivals import arrival_offsets
+from .arrivals import block_offsets
 from .plan import Block, Plan, Side
 from .samples import FAILED, Outcome, RunRecord, Samples
 from .targets import Target, latency_limits
@@ -164,7 +164,7 @@ def seen_values(record: RunRecord, side: Side, what: str) -> Counter[str]:
 
 
 def _due(plan: Plan, block: Block, worker: int, before_s: float) -> int:
-    offsets = arrival_offsets(plan.arrivals, plan.rate, plan.block_seconds, block.seed, worker, plan.workers)
+    offsets = block_offsets(plan, block, worker)
     return int(np.searchsorted(offsets, before_s))
 
 

@@ -18,7 +18,7 @@ from gevent.fileobject import FileObjectPosix
 from gevent.queue import Queue
 
 from .answers import AnswerCheck, read_expected
-from .arrivals import arrival_offsets, payload_rows
+from .arrivals import block_offsets, block_rows
 from .client import Client, open_client
 from .generator import Generator, Load, Settled
 from .orders import WARM_UP, Assignment, line, read_block
@@ -129,8 +129,8 @@ class Worker:
         if url not in self._clients:
             self._clients[url] = open_client(url, plan.model, plan.version)
         client = self._clients[url]
-        offsets = arrival_offsets(plan.arrivals, plan.rate, plan.block_seconds, block.seed, self._index, plan.workers)
-        rows = payload_rows(plan.data.rows, len(offsets), block.seed, self._index)
+        offsets = block_offsets(plan, block, self._index)
+        rows = block_rows(plan, block, self._index, len(offsets))
         for row in set(rows.tolist()):
             if (url, row) not in self._requests:
                 pair = self._payloads.pairs[row] if self._payloads.pairs else None

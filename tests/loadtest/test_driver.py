@@ -23,6 +23,7 @@ from nlpdeploy.loadtest.payloads import read_payloads
 from nlpdeploy.loadtest.plan import Plan
 from nlpdeploy.loadtest.samples import Outcome, read_record, read_samples
 from nlpdeploy.loadtest.targets import parse_target
+from nlpdeploy.loadtest.trace import open_trace
 from nlpdeploy.loadtest.verdict import judge
 from support.null_server import DIGEST, NullServer, label_of, null_server
 
@@ -166,6 +167,20 @@ def test_workers_share_the_schedule_and_do_not_send_in_lockstep(tmp_path: Path, 
     shared = set(np.round(by_worker[0].scheduled, 6)) & set(np.round(by_worker[1].scheduled, 6))
     assert len(shared) < 5
     assert (tmp_path / "run/locust/locust_stats.csv").is_file()
+
+
+def test_a_replayed_trace_is_kept_with_the_run_and_judged_without_its_file(tmp_path: Path, data: Path) -> None:
+    times = tmp_path / "times.txt"
+    times.write_text("".join(f"{0.02 * at + 0.001 * (at % 3)}\n" for at in range(100)))
+    trace, rate = open_trace(times)
+    with null_server() as server:
+        plan = plan_for(server, "http", data, arrivals="replay", trace=trace, rate=rate, seconds=100 / rate, workers=2)
+        run(plan, tmp_path / "run")
+    times.unlink()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    found = judge(tmp_path / "moved")
+    assert found.tallies["candidate"].ok == 100, found.reasons
+    assert found.verdict is not Verdict.REFUTED
 
 
 def test_baseline_blocks_alternate_with_the_other_server_idle(tmp_path: Path, data: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nlpdeploy.loadtest.arrivals import arrival_offsets, payload_rows
+from nlpdeploy.loadtest.arrivals import block_offsets, block_rows
 from nlpdeploy.loadtest.plan import Block, DataFile, Plan, draw_blocks
 from nlpdeploy.loadtest.samples import (
     NEVER,
@@ -64,8 +64,8 @@ def store_run(
     blocks = draw_blocks(made)
     for block in blocks:
         for worker in range(made.workers):
-            due = arrival_offsets(made.arrivals, made.rate, made.block_seconds, block.seed, worker, made.workers)
-            rows = payload_rows(made.data.rows, len(due), block.seed, worker)
+            due = block_offsets(made, block, worker)
+            rows = block_rows(made, block, worker, len(due))
             answers = serve(block, due)
             outcomes = _log(run_dir, block, worker, due, rows, answers)
             problem = "exit status -9" if lost == (block.index, worker) else None
