@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import InvalidInput, NotFound
-from . import console, exits, loadtest_capacity
+from . import console, exits, loadtest_calibrate, loadtest_capacity
 
 if TYPE_CHECKING:
     from ..loadtest.judgement import Judgement
@@ -28,6 +28,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     _add_run(actions)
     loadtest_capacity.add_parser(actions)
+    loadtest_calibrate.add_parser(actions)
     judge = actions.add_parser("judge", help="judge a stored run again, without traffic")
     judge.add_argument("run_dir", type=Path, nargs="+", metavar="RUN_DIR", help="several are judged as one run")
     judge.add_argument("--target", action="append", metavar="T", help="other targets than the run's own, e.g. p99=60ms")
@@ -54,13 +55,15 @@ def _add_run(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         metavar="URL|RUN_DIR",
         help="compare with this server, in randomised ABBA blocks, or, weaker, with a stored run",
     )
+    run.add_argument("--baseline-key-file", type=Path, metavar="F", help="--key-file of the baseline")
     run.add_argument("--pairs", type=int, default=20, metavar="N", help="pairs of blocks with --baseline (default: 20)")
     run.set_defaults(run=run_load)
 
 
 def add_traffic(parser: argparse.ArgumentParser) -> None:
     """The flags that say whom to ask what, of every command that drives traffic."""
-    parser.add_argument("--url", required=True, help="grpc://HOST:PORT or http://HOST:PORT")
+    parser.add_argument("--url", required=True, help="grpc://, http:// or torchserve://HOST:PORT")
+    parser.add_argument("--key-file", type=Path, metavar="F", help="TorchServe's key_file.json, where it wants a token")
     parser.add_argument("--model", required=True, metavar="NAME[:VERSION]")
     parser.add_argument("--data", required=True, type=Path, metavar="F", help="texts: CSV, TSV, JSONL or a text a line")
     parser.add_argument("--text-column", metavar="C")
@@ -196,23 +199,21 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         seconds=seconds,
         until_decided=arguments.until_decided,
         arrivals=as_arrivals(arguments.arrivals),
-        timeout_s=timeout,
-        seed=arguments.seed,
         burstiness=arguments.burstiness,
         ramp_from=parse_rate(arguments.ramp_from) if arguments.ramp_from else rate / 10.0,
         trace=trace,
+        timeout_s=timeout,
+        seed=arguments.seed,
         workers=arguments.workers,
         max_in_flight=arguments.max_in_flight,
         expect_digest=arguments.expect_digest,
         baseline_url=arguments.baseline if is_server else None,
         baseline_run=None if is_server or not arguments.baseline else str(_stored_run(Path(arguments.baseline))),
         pairs=arguments.pairs if is_server else 0,
+        key_file=_absolute(arguments.key_file),
+        baseline_key_file=_absolute(arguments.baseline_key_file) if is_server else None,
     )
 
-
-def _stored_run(folder: Path) -> Path:
-    """A folder that holds a run, or a refusal before any traffic."""
-    from ..loadtest.samples import read_record
 
 def _arrivals(arguments: argparse.Namespace) -> tuple[TraceFile | None, float, float]:
     """The trace, the rate and the seconds; a trace has its own of both."""
@@ -237,6 +238,10 @@ def _arrivals(arguments: argparse.Namespace) -> tuple[TraceFile | None, float, f
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
 
+
+def _stored_run(folder: Path) -> Path:
+    """A folder that holds a run, or a refusal before any traffic."""
+    from ..loadtest.samples import read_record
 
     read_record(folder)
     return folder.resolve()

@@ -8,6 +8,7 @@ same blocking code yields.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -65,12 +66,23 @@ class Client(Protocol):
         """Close the connections."""
 
 
-def open_client(url: str, model: str, version: str = "") -> Client:
-    """The client for ``grpc://host:port`` or ``http://host:port``; it connects when it is first used.
+def open_client(url: str, model: str, version: str = "", key_file: str | None = None) -> Client:
+    """The client for ``grpc://``, ``http://`` or ``torchserve://host:port``; it connects when it is first used.
+
+    Args:
+        url: where.
+        model: its name there.
+        version: of the model; empty for the server's choice.
+        key_file: with the token that a TorchServe asks for.
 
     Raises:
-        InvalidInput: another form of address.
+        InvalidInput: another form of address, or no token in the key file.
+        NotFound: no such key file.
     """
+    if url.startswith("torchserve://"):
+        from .client_torchserve import TorchServeClient, torchserve_address
+
+        return TorchServeClient(torchserve_address(url), model, version, Path(key_file) if key_file else None)
     address = parse_address(url)
     if address.scheme == "grpc":
         from .client_grpc import GrpcClient

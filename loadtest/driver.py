@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from ..bundle.errors import EngineUnavailable, InvalidInput, StoreFailed, Unavailable
 from .answers import OutputForm, read_expected
 from .arrivals import block_offsets
+from .calibration import tightest
 from .crew import Crew
 from .looks import draw_looks
 from .orders import STOP, WARM_UP, prepare_order, start_order
@@ -73,7 +74,7 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
     record = RunRecord(
         plan=plan,
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        machine=_machine(),
+        machine=_machine(plan),
         servers={side: facts for side, (facts, _) in met.items()},
         blocks=draw_blocks(plan),
     )
@@ -267,11 +268,14 @@ def _unused(run_dir: Path) -> Path:
     return run_dir.resolve()
 
 
-def _machine() -> dict[str, Any]:
+def _machine(plan: Plan) -> dict[str, Any]:
+    urls = [url for url in (plan.url, plan.baseline_url) if url is not None]
+    calibrated = tightest(urls, plan.workers)
     return {
         "system": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **{name: version(name) for name in ("nlpdeploy", "locust", "gevent", "grpcio")},
         "warm_up": f"{WARM_UP} requests a worker before each block",
+        "client": None if calibrated is None else asdict(calibrated),
     }

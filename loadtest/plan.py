@@ -67,7 +67,7 @@ class Plan:
     """One load test.
 
     Attributes:
-        url: ``grpc://host:port`` or ``http://host:port`` of the candidate.
+        url: ``grpc://``, ``http://`` or ``torchserve://host:port`` of the candidate.
         model: the model's name.
         version: its version; empty for the server's choice.
         data: what is sent.
@@ -88,6 +88,8 @@ class Plan:
         until_decided: stop as soon as every target is decided; ``seconds`` is then the longest that it may take.
         confidence: that each target's certificate must reach.
         baseline_run: folder of a stored run to compare with, which proves less than a second server.
+        key_file: with the token that the candidate asks for, if it is a TorchServe that asks; its path alone is kept.
+        baseline_key_file: the same for the baseline.
         pairs: pairs of a candidate and a baseline block (even: two make an ABBA or BAAB group); 0 without a baseline.
     """
 
@@ -112,6 +114,8 @@ class Plan:
     until_decided: bool = False
     baseline_run: str | None = None
     confidence: float = CONFIDENCE
+    key_file: str | None = None
+    baseline_key_file: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be run.
@@ -140,6 +144,10 @@ class Plan:
     def block_seconds(self) -> float:
         """Length of one block's arrival schedule."""
         return self.seconds / self.pairs if self.pairs else self.seconds
+
+    def key_file_of(self, url: str) -> str | None:
+        """The key file of one of the plan's servers."""
+        return self.key_file if url == self.url else self.baseline_key_file
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; :meth:`from_json` reads it back to an equal plan."""
@@ -218,8 +226,12 @@ def _check_load(plan: Plan) -> None:
     if plan.seed < 0:
         raise InvalidInput("seed", found=plan.seed, wanted="0 or above")
     for url in (plan.url, plan.baseline_url):
-        if url is not None and not re.match(r"(grpc|http)://[^/\s]+", url):
-            raise InvalidInput("url", found=url, wanted="grpc://HOST:PORT or http://HOST:PORT")
+        if url is not None and not re.match(r"(grpc|http|torchserve)://[^/\s]+", url):
+            wanted = "grpc://HOST:PORT, http://HOST:PORT or torchserve://HOST:PORT"
+            raise InvalidInput("url", found=url, wanted=wanted)
+    for given, against in ((plan.key_file, plan.url), (plan.baseline_key_file, plan.baseline_url or "")):
+        if given and not against.startswith("torchserve://"):
+            raise InvalidInput("key file", found=f"for {against or 'no server'}", wanted="a torchserve:// address")
 
 
 def _check_arrivals(plan: Plan) -> None:

@@ -25,7 +25,7 @@ def meet_server(plan: Plan, url: str, payloads: Payloads) -> tuple[ServerFacts, 
         InvalidInput: the model doesn't take the data's texts.
         EngineFailed, DeadlineExceeded: it doesn't answer a first request.
     """
-    client = open_client(url, plan.model, plan.version)
+    client = open_client(url, plan.model, plan.version, plan.key_file_of(url))
     try:
         names = {spec.name for spec in client.metadata(_PATIENCE).inputs}
         sent = {"text", "text_pair"} if payloads.pairs else {"text"}

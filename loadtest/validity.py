@@ -13,6 +13,7 @@ import numpy as np
 
 from ..bundle.compare import quantile
 from .arrivals import block_offsets
+from .calibration import from_json
 from .plan import Block, Plan, Side
 from .samples import FAILED, Outcome, RunRecord, Samples
 from .targets import Target, latency_limits
@@ -143,6 +144,9 @@ def run_faults(record: RunRecord, samples: Mapping[Side, Samples]) -> list[str]:
     faults = []
     if record.interrupted and record.measured_s is None:
         faults.append(f"the run was cut short: {record.interrupted}")
+    calibrated = from_json(record.machine.get("client"))
+    if calibrated is not None and (fault := calibrated.fault(record.plan.rate)):
+        faults.append(fault)
     for side, own in samples.items():
         if not len(own):
             faults.append(f"no samples of the {side}")

@@ -127,7 +127,7 @@ class Worker:
         plan = self._plan
         url = plan.baseline_url if block.side == "baseline" and plan.baseline_url else plan.url
         if url not in self._clients:
-            self._clients[url] = open_client(url, plan.model, plan.version)
+            self._clients[url] = open_client(url, plan.model, plan.version, plan.key_file_of(url))
         client = self._clients[url]
         offsets = block_offsets(plan, block, self._index)
         rows = block_rows(plan, block, self._index, len(offsets))
