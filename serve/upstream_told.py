@@ -91,7 +91,7 @@ def _told(said: Any, depth: int = 0) -> list[tuple[str, float]]:
         score = next((said[name] for name in _SCORE_NAMES if _is_number(said.get(name))), None)
         if score is not None and isinstance(said.get("label"), str):
             return [(said["label"], _float(score))]
-        if said and all(map(_is_number, said.values())):
+        if said and "label" not in said and all(map(_is_number, said.values())):
             return [(label, _float(score)) for label, score in said.items()]
     elif isinstance(said, list) and said and depth < _DEEPEST:
         return [pair for item in said for pair in _told(item, depth + 1)]
