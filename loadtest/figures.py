@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,8 +45,14 @@ def latency_over_time(line: Timeline, steady: Steady | None, targets: tuple[Targ
     return _svg(figure)
 
 
-def distribution(lines: list[tuple[str, Timeline]], targets: tuple[Target, ...]) -> str:
-    """The share of requests answered within a time, each side; limits as crosshairs at the share they ask for."""
+def distribution(
+    lines: list[tuple[str, Timeline]], targets: tuple[Target, ...], inflation: float, confidence: float
+) -> str:
+    """The share of requests answered within a time, each side; limits as crosshairs at the share they ask for.
+
+    The band holds the whole true curve at the confidence (Dvoretzky, Kiefer and Wolfowitz, with Massart's constant),
+    with as many independent requests as are left after clustering: n / ``inflation``.
+    """
     figure, axes = _figure(3.0)
     for side, line in lines:
         latency = np.sort(1e3 * line.samples.latency)
@@ -52,6 +60,9 @@ def distribution(lines: list[tuple[str, Timeline]], targets: tuple[Target, ...])
         keep = _thinned(np.flatnonzero(np.isfinite(latency)))
         colour = _CANDIDATE if side == "candidate" else _BASELINE
         axes.step(latency[keep], share[keep], where="post", label=side, color=colour)
+        half = half_width(len(latency) / max(1.0, inflation), confidence)
+        low, high = np.maximum(0.0, share[keep] - half), np.minimum(1.0, share[keep] + half)
+        axes.fill_between(latency[keep], low, high, step="post", color=colour, alpha=0.15, linewidth=0)
     for target in (target for target in targets if target.is_latency):
         axes.axvline(1e3 * target.limit, color=_LIMIT, linewidth=1, linestyle="--")
         if target.share is not None:
@@ -61,6 +72,46 @@ def distribution(lines: list[tuple[str, Timeline]], targets: tuple[Target, ...])
     if len(lines) > 1:
         axes.legend(frameon=False, loc="lower right")
     return _svg(figure)
+
+
+def half_width(independent: float, confidence: float) -> float:
+    """Of the band around a distribution of so many independent samples: sqrt(ln(2 / (1 - c)) / 2n), at most 1."""
+    return min(1.0, math.sqrt(math.log(2.0 / (1.0 - confidence)) / (2.0 * max(independent, 1e-9))))
+
+
+def rate_and_in_flight(line: Timeline) -> str:
+    """Requests due and good answers a second, and below it how many were under way."""
+    figure = Figure(figsize=(9.0, 4.2), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    for axes in (above, below):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#eef1f4")
+        axes.set_axisbelow(True)
+    width = max(1.0, line.seconds / 120.0)
+    edges = np.arange(0.0, line.seconds + width, width)
+    edges[-1] = max(line.seconds, edges[-2] + 1e-9)  # the last one is as short as what is left
+    middle = (edges[:-1] + edges[1:]) / 2.0
+    good = np.isfinite(line.samples.latency)
+    for name, times, colour in (("due", line.at, _BASELINE), ("good answers", line.ended[good], _CANDIDATE)):
+        counts = np.histogram(times, bins=edges)[0] / np.diff(edges)
+        above.plot(middle, counts, drawstyle="steps-mid", label=name, color=colour)
+    above.set(ylabel="requests / s", ylim=(0.0, 1.15 * above.get_ylim()[1]))
+    above.legend(frameon=False, loc="lower right")
+    at, count = in_flight(line)
+    keep = _thinned(np.arange(len(at)))
+    below.step(at[keep], count[keep], where="post", color=_CANDIDATE, linewidth=1)
+    below.set(xlabel="seconds of the schedule", ylabel="in flight", xlim=(0.0, line.seconds), ylim=(0.0, None))
+    return _svg(figure)
+
+
+def in_flight(line: Timeline) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """When the number of requests under way changes, and what it is from then on; one without an end stays."""
+    sent = (line.at - line.samples.scheduled) + line.samples.sent
+    sent, ended = sent[~np.isnan(sent)], line.ended[~np.isnan(line.ended) & ~np.isnan(line.samples.sent)]
+    at = np.concatenate([sent, ended])
+    step = np.concatenate([np.ones(len(sent), dtype=np.int64), -np.ones(len(ended), dtype=np.int64)])
+    order = np.argsort(at, kind="stable")
+    return at[order], np.cumsum(step[order])
 
 
 def lateness(lines: list[tuple[str, Timeline]], allowance_s: float) -> str:
@@ -136,4 +187,5 @@ def _svg(figure: Figure) -> str:
     with mpl.rc_context({"svg.hashsalt": "nlpdeploy"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    # No names that the page's other figures have too.
+    return re.sub(r'<g id="[^"]*"', "<g", text[text.index("<svg") :])

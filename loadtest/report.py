@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..bundle.compare import quantile
 from ..bundle.errors import StoreFailed, Unsupported
 from .assess import lay_out
 from .judgement import REPORT_FILE, Judgement
@@ -16,6 +17,9 @@ from .samples import read_samples
 
 if TYPE_CHECKING:
     from .assess import Timeline
+
+
+_SHOWN = (0.5, 0.9, 0.95, 0.99, 0.999, 1.0)
 
 
 def write_report(run_dir: Path, judgement: Judgement) -> Path:
@@ -53,7 +57,8 @@ def _render(run_dir: Path, judgement: Judgement) -> str:
     targets = tuple(result.target for result in judgement.targets)
     drawn = {
         "time": figures.latency_over_time(lines[0][1], judgement.steady, targets),
-        "distribution": figures.distribution(lines, targets),
+        "distribution": figures.distribution(lines, targets, _inflation(judgement), record.plan.confidence),
+        "rate": figures.rate_and_in_flight(lines[0][1]),
         "lateness": figures.lateness(lines, judgement.health["candidate"].allowance_s),
     }
     if judgement.contrast is not None and judgement.contrast.ratio is not None:
@@ -72,10 +77,41 @@ def _render(run_dir: Path, judgement: Judgement) -> str:
         tallies=[(side, judgement.tallies[side]) for side in sides],
         clients=[(side, judgement.health[side]) for side in sides],
         provenance=_provenance(judgement),
-        figures={name: Markup(svg) for name, svg in drawn.items()},  # noqa: S704  (drawn here, from numbers)
+        figures={name: Markup(_labelled(svg, _LABELS[name])) for name, svg in drawn.items()},  # noqa: S704  (our own)
         number=_number,
+        latencies=_latencies(lines),
         percent=lambda share: f"{round(100 * share, 8):g} %",
     )
+
+
+_LABELS = {
+    "time": "Latency of each answer over the run; the table of targets has the numbers",
+    "distribution": "Share of requests answered within a time; the table of latencies has the numbers",
+    "rate": "Requests due and answered a second, and requests in flight, over the run",
+    "lateness": "How late sends left; the table of the client has the numbers",
+    "contrast": "Ratio of each pair of blocks; the table of quantiles has the numbers",
+}
+
+
+def _labelled(svg: str, label: str) -> str:
+    """A figure that a screen reader names as one thing, instead of spelling its strokes."""
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _inflation(judgement: Judgement) -> float:
+    """The strongest clustering that was measured on any target."""
+    known = [result.certificate.inflation for result in judgement.targets if result.certificate is not None]
+    return max([one for one in known if one is not None and math.isfinite(one)], default=1.0)
+
+
+def _latencies(lines: list[tuple[str, Timeline]]) -> list[tuple[str, list[float]]]:
+    """A side's p50 to p99.9 and longest in milliseconds, failures counted as infinite."""
+    found = []
+    for side, line in lines:
+        latency = 1e3 * line.samples.latency
+        values = [quantile(latency, share) for share in _SHOWN] if len(latency) else [math.nan] * len(_SHOWN)
+        found.append((side, values))
+    return found
 
 
 def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
