@@ -23,6 +23,8 @@ $(READY): pyproject.toml
 	@echo "setting up $(VENV) (first time: some minutes) ..."
 	@$(PIP) install --quiet "$(TORCH)"
 	@$(PIP) install --quiet --editable '.[dev]'
+	@$(PIP) install --quiet --editable '.[rtx]' || \
+	  echo "no TensorRT for RTX for this platform: its engines can't be built here and their tests are skipped" >&2
 	@touch $@
 
 demo: $(READY)

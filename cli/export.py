@@ -28,6 +28,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engines", default="auto", help="auto (default), or ids with commas, e.g. onnx-int8,openvino-f32"
     )
+    parser.add_argument(
+        "--gpu",
+        metavar="SM",
+        help="also build TensorRT fp16 engines for GPUs elsewhere, e.g. sm86,sm89,sm120; no GPU needed",
+    )
     parser.add_argument("--task", help="classification, multi-label or regression, where the checkpoint doesn't tell")
     parser.add_argument("--activation", choices=("softmax", "sigmoid", "none"), help="another output function")
     parser.add_argument("--weights", metavar="FILE", help="which weight file, where two differ")
@@ -69,6 +74,9 @@ def show_result(result: ExportResult, *, as_json: bool) -> None:
     for text in result.notes:
         console.note(f"note: {text}")
     print_engines(result.manifest)
+    for entry in result.manifest.engines:
+        if "build" in entry.options:
+            console.note(f"{entry.id}: {entry.options['build']}; {entry.options['layers']}")
     console.note(result.choice)
     if result.reference:
         console.note(f"published {result.reference} ({result.seconds:.0f} s)  {result.reference.path}")
@@ -116,6 +124,7 @@ def _request(arguments: argparse.Namespace) -> ExportRequest:
         store=Store(console.store_root(arguments)),
         name=check_name(arguments.name or default_name(arguments.checkpoint)),
         engines=engines,
+        gpu=() if arguments.gpu is None else tuple(part.strip().lower() for part in arguments.gpu.split(",")),
         task=arguments.task,
         activation=arguments.activation,
         weights=arguments.weights,

@@ -93,7 +93,7 @@ def golden_samples(bench: Bench) -> tuple[GoldenSample, ...]:
 def write_evidence(folder: Path, entries: Sequence[EngineEntry]) -> None:
     """``evidence/parity.json`` and ``evidence/latency.json``: all cases and points in full."""
     evidence = folder / "evidence"
-    evidence.mkdir()
+    evidence.mkdir(exist_ok=True)
     parity = {entry.id: to_plain(entry.parity) for entry in entries if entry.parity}
     latency = {entry.id: {"latency": to_plain(entry.latency), "curve": to_plain(entry.curve)} for entry in entries}
     for name, content in (("parity", parity), ("latency", latency)):

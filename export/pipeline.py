@@ -12,25 +12,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..bundle.errors import EngineFailed, EngineUnavailable, InvalidInput
+from ..bundle.errors import EngineFailed, EngineUnavailable, InvalidInput, Unsupported
 from ..bundle.evidence import Latency
 from ..bundle.manifest import EngineEntry
-from ..bundle.specs import EngineState, Layout
+from ..bundle.specs import EngineState
 from ..runtime.engine import Engine
 from .accuracy import measure_accuracy
 from .assemble import assemble_manifest, keep_evidence, write_evidence, write_tokenizer
 from .bench import Bench, measure_reference
-from .builders import BUILDERS, ELSEWHERE, auto_engines
+from .builders import BUILDERS, GPU_BUILDERS, Builder, TypedBuilder, ahead_ids, auto_engines, find_builder
 from .checkpoint import Checkpoint, load_torch, read_checkpoint
 from .corpus import Corpus, built_in_corpus, read_corpus
 from .curve_fit import fit_curve
+from .gpu_engines import build_for_gpu
 from .graph import Graph, export_graph
 from .machine import busy_note, check_packages
 from .parity import engine_answers, judge_parity
+from .replay import write_replay
 from .report import write_report
 from .request import ExportRequest, ExportResult, Progress
 from .threads import load_on_best_threads, with_threads
 from .timing import EngineStopped, measure_latency
+from .typed_graphs import TypedGraphs
 
 CORPUS_LIMIT = 4000
 CALIBRATION_ROWS = 256
@@ -48,7 +51,7 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
     """
     started = time.monotonic()
     check_packages()
-    ids = _engine_ids(request.engines)
+    ids = _engine_ids(request.engines, request.gpu)
     with request.store.staging(request.name) as staging:
         progress("reading the checkpoint", 0, 0)
         checkpoint = read_checkpoint(
@@ -59,7 +62,10 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
         encoder = write_tokenizer(staging.path, checkpoint)
         bench = measure_reference(checkpoint, corpus, encoder, progress)
         graph = _graph(staging.path, checkpoint, progress)
-        entries = [_build_and_prove(i, graph, staging.path, bench, request.tolerance, progress) for i in ids]
+        typed = TypedGraphs(
+            graph, _work(staging.path) / "typed", staging.path / "evidence", bench, request.tolerance, progress
+        )
+        entries = [_build_and_prove(i, graph, typed, staging.path, bench, request, progress) for i in ids]
         shutil.rmtree(_work(staging.path))
         busy = busy_note()
         entries, latency = _time(entries, bench, staging.path, request.timing_seconds, progress)
@@ -72,6 +78,8 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
                 f"{entry.id}, which was asked for: {entry.state}, {entry.reason}" for entry in lacking
             )
         write_evidence(staging.path, entries)
+        if any(entry.state is EngineState.UNPROVEN for entry in entries):
+            write_replay(staging.path, bench.answers)
         write_report(manifest, staging.path)
         published = None
         if manifest.default_engine:
@@ -84,17 +92,20 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
 
 
 def unmet(asked: Sequence[str], entries: Sequence[EngineEntry]) -> list[EngineEntry]:
-    """The engines that were asked for by id and are not ready."""
-    return [entry for entry in entries if entry.id in asked and entry.state is not EngineState.READY]
+    """The engines that were asked for by id and did not pass; one built for a GPU elsewhere is what was asked for."""
+    met = (EngineState.READY, EngineState.UNPROVEN)
+    return [entry for entry in entries if entry.id in asked and entry.state not in met]
 
 
-def _engine_ids(asked: Sequence[str]) -> tuple[str, ...]:
+def _engine_ids(asked: Sequence[str], gpu: Sequence[str]) -> tuple[str, ...]:
     for engine_id in asked:
-        if engine_id not in BUILDERS and engine_id not in ELSEWHERE:
-            raise InvalidInput("--engines", found=repr(engine_id), wanted=f"auto, or some of {', '.join(BUILDERS)}")
+        if find_builder(engine_id) is None:
+            known = ", ".join((*BUILDERS, *GPU_BUILDERS, "tensorrt-rtx-fp16-sm86 and its like"))
+            raise InvalidInput("--engines", found=repr(engine_id), wanted=f"auto, or some of {known}")
     if len(set(asked)) != len(asked):
         raise InvalidInput("--engines", found=",".join(asked), wanted="each id once")
-    return tuple(asked) or auto_engines()
+    ahead = ahead_ids(gpu) if gpu else ()
+    return (*(tuple(asked) or auto_engines()), *(engine_id for engine_id in ahead if engine_id not in asked))
 
 
 def _corpus(request: ExportRequest, checkpoint: Checkpoint) -> Corpus:
@@ -121,26 +132,34 @@ def _graph(folder: Path, checkpoint: Checkpoint, progress: Progress) -> Graph:
 
 
 def _build_and_prove(
-    engine_id: str, graph: Graph, folder: Path, bench: Bench, tolerance: float | None, progress: Progress
+    engine_id: str,
+    graph: Graph,
+    typed: TypedGraphs,
+    folder: Path,
+    bench: Bench,
+    request: ExportRequest,
+    progress: Progress,
 ) -> EngineEntry:
-    builder = BUILDERS.get(engine_id)
+    builder = find_builder(engine_id)
     if builder is None:
-        return EngineEntry(engine_id, "", "", Layout.PADDED, EngineState.SKIPPED, ELSEWHERE[engine_id])
+        raise InvalidInput("engine id", found=engine_id)
     blank = EngineEntry(engine_id, builder.runtime, builder.precision, builder.layout, EngineState.SKIPPED)
     reason = builder.unavailable()
     if reason is not None:
         return replace(blank, reason=reason)
     progress(f"building {engine_id}", 0, 0)
     try:
-        entry = builder.build(graph, folder, bench.rows[:CALIBRATION_ROWS])
+        entry = _build(builder, graph, typed, folder, bench, request, progress)
+        if entry.state is EngineState.UNPROVEN:
+            return entry
         engine, entry = load_on_best_threads(entry, folder, bench.rows, bench.checkpoint.model.pad_id)
     except EngineUnavailable as error:
         return _withdrawn(replace(blank, reason=error.line()), folder)
-    except EngineFailed as error:
+    except (EngineFailed, Unsupported) as error:
         return _failed(blank, error.line(), folder)
     model = bench.checkpoint.model
     given = engine_answers(engine, bench.answers, model, progress=progress)
-    parity = judge_parity(given, entry.precision, bench.answers, model, tolerance=tolerance)
+    parity = judge_parity(given, entry.precision, bench.answers, model, tolerance=request.tolerance)
     entry = replace(entry, parity=parity)
     if not parity.passed:
         engine.close()
@@ -149,6 +168,20 @@ def _build_and_prove(
     if bench.corpus.labels is None or given.logits is None:
         return entry
     return replace(entry, accuracy=measure_accuracy(given.logits, bench.corpus.labels, model, bench.answers.logits))
+
+
+def _build(
+    builder: Builder | TypedBuilder,
+    graph: Graph,
+    typed: TypedGraphs,
+    folder: Path,
+    bench: Bench,
+    request: ExportRequest,
+    progress: Progress,
+) -> EngineEntry:
+    if hasattr(builder, "build_typed"):
+        return build_for_gpu(builder, typed, folder, bench, request, progress)
+    return builder.build(graph, folder, bench.rows[:CALIBRATION_ROWS])
 
 
 def _failed(entry: EngineEntry, reason: str | None, folder: Path) -> EngineEntry:

@@ -23,6 +23,7 @@ class ExportRequest:
         store: where the bundle goes.
         name: model name.
         engines: ids asked for; empty for ``auto``: all that this machine can build, published if one passes.
+        gpu: architectures that TensorRT fp16 engines are built for ahead of time, e.g. ``sm86``, beside ``engines``.
         task: settles the task where the checkpoint leaves it open.
         activation: another output function than the checkpoint's.
         weights: which weight file, where two differ.
@@ -42,6 +43,7 @@ class ExportRequest:
     store: Store
     name: str
     engines: tuple[str, ...] = ()
+    gpu: tuple[str, ...] = ()
     task: str | None = None
     activation: str | None = None
     weights: str | None = None

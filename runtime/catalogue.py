@@ -51,6 +51,10 @@ RUNTIMES = {
     for runtime in (
         Runtime("onnxruntime", "onnxruntime", ".onnxruntime", "cpu"),
         Runtime("openvino", "openvino", ".openvino", "cpu"),
+        Runtime("tensorrt", "tensorrt", ".tensorrt", "gpu"),
+        Runtime("tensorrt_rtx", "tensorrt_rtx", ".tensorrt", "rtx"),
+        Runtime("onnxruntime-cuda", "onnxruntime", ".onnxruntime_gpu", "gpu"),
+        Runtime("onnxruntime-tensorrt", "onnxruntime", ".onnxruntime_gpu", "gpu"),
     )
 }
 

@@ -1,5 +1,6 @@
 """One builder an engine: from the fp32 graph to files that a runtime loads."""
 
-from .catalogue import BUILDERS, ELSEWHERE, Builder, auto_engines
+from .catalogue import BUILDERS, GPU_BUILDERS, Builder, TypedBuilder, auto_engines, find_builder
+from .tensorrt import ahead_ids
 
-__all__ = ["BUILDERS", "ELSEWHERE", "Builder", "auto_engines"]
+__all__ = ["BUILDERS", "GPU_BUILDERS", "Builder", "TypedBuilder", "ahead_ids", "auto_engines", "find_builder"]

@@ -11,8 +11,12 @@ from ...bundle.specs import Layout
 from ...runtime.text import Row
 from ..graph import Graph
 from .onnx import OnnxFp32, OnnxInt8
+from .onnx_gpu import onnx_gpu_builders
 from .openvino import OpenVINOBuilder
 from .openvino_packed import PackedBuilder
+from .tensorrt import TypedGraph, ahead_builder, local_builders
+from .tensorrt_build import Progress
+from .tensorrt_profile import Profile
 
 
 class Builder(Protocol):
@@ -60,6 +64,46 @@ class Builder(Protocol):
         ...
 
 
+class TypedBuilder(Protocol):
+    """Makes one engine for a GPU from a strongly typed graph."""
+
+    @property
+    def id(self) -> str:
+        """The engine's id, e.g. ``tensorrt-fp16``."""
+        ...
+
+    @property
+    def runtime(self) -> str:
+        """Name in ``runtime/catalogue``."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """``fp32`` or ``fp16``."""
+        ...
+
+    @property
+    def layout(self) -> Layout:
+        """How the engine wants its rows."""
+        ...
+
+    def unavailable(self) -> str | None:
+        """Why it can't be built on this machine and what to install; None if it can."""
+        ...
+
+    def build_typed(
+        self,
+        graph: TypedGraph,
+        bundle: Path,
+        profiles: Sequence[Profile],
+        usable: int,
+        rebuild: str,
+        progress: Progress = ...,
+    ) -> EngineEntry:
+        """See ``TensorRTBuilder.build_typed``."""
+        ...
+
+
 _IN_ORDER: tuple[Builder, ...] = (
     OnnxFp32(),
     OnnxInt8(),
@@ -74,15 +118,22 @@ _STANDS_IN = {"openvino-f32-packed": "openvino-bf16-packed"}
 """Engines that are built by default only where the other can't be: the same graph, never as fast as it."""
 
 
-def auto_engines() -> tuple[str, ...]:
-    """Ids that ``--engines auto`` tries on this machine."""
-    return tuple(
-        name for name in BUILDERS if name not in _STANDS_IN or BUILDERS[_STANDS_IN[name]].unavailable() is not None
-    )
-
-
-ELSEWHERE: Mapping[str, str] = {
-    "tensorrt-fp16": "this version of nlpdeploy builds no TensorRT engines; take onnx-int8 or openvino-bf16 on a CPU",
-    "tensorrt-fp32": "this version of nlpdeploy builds no TensorRT engines; take onnx-fp32 or openvino-f32 on a CPU",
+GPU_BUILDERS: Mapping[str, TypedBuilder] = {
+    builder.id: builder for builder in (*local_builders(), *onnx_gpu_builders())
 }
-"""Ids that name an engine which can't be built here, and why."""
+"""Engines for the GPU of this machine."""
+
+
+def find_builder(engine_id: str) -> Builder | TypedBuilder | None:
+    """The builder of an id; None where there is none.
+
+    Raises:
+        InvalidInput: an engine for an architecture that can't be built for.
+    """
+    return BUILDERS.get(engine_id) or GPU_BUILDERS.get(engine_id) or ahead_builder(engine_id)
+
+
+def auto_engines() -> tuple[str, ...]:
+    """Ids that ``--engines auto`` tries on this machine; those for its GPU where they can be built."""
+    cpu = [name for name in BUILDERS if name not in _STANDS_IN or BUILDERS[_STANDS_IN[name]].unavailable() is not None]
+    return (*cpu, *(name for name, builder in GPU_BUILDERS.items() if builder.unavailable() is None))

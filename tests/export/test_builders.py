@@ -11,7 +11,7 @@ import pytest
 from nlpdeploy.bundle.errors import EngineFailed, EngineUnavailable, Unsupported
 from nlpdeploy.bundle.manifest import EngineEntry, from_plain, to_plain
 from nlpdeploy.bundle.specs import EngineState, Layout
-from nlpdeploy.export.builders import BUILDERS, ELSEWHERE, auto_engines
+from nlpdeploy.export.builders import BUILDERS, GPU_BUILDERS, auto_engines
 from nlpdeploy.export.builders import onnx as onnx_builders
 from nlpdeploy.export.builders import openvino as openvino_builders
 from nlpdeploy.export.builders import openvino_packed as packed_builders
@@ -39,7 +39,7 @@ def test_engines_stand_in_the_order_of_the_table():
         "onnx-fp32", "onnx-int8", "openvino-f32", "openvino-bf16", "openvino-f32-packed", "openvino-bf16-packed",
         "openvino-int8-packed",
     )  # fmt: skip
-    assert not set(ELSEWHERE) & set(BUILDERS)
+    assert tuple(GPU_BUILDERS) == ("tensorrt-fp16", "tensorrt-fp32", "onnx-fp16-cuda", "onnx-tensorrt-fp16")
     assert [(builder.runtime, builder.precision) for builder in BUILDERS.values()] == [
         ("onnxruntime", "fp32"),
         ("onnxruntime", "int8"),

@@ -23,7 +23,9 @@ def entry(runtime: str = "onnxruntime", file: str | None = "model.onnx", reason:
 
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=list(RUNTIMES))
 def test_each_runtime_has_a_module_that_loads_engines(runtime: Runtime) -> None:
-    assert runtime.installed()
+    if not runtime.installed():
+        assert runtime.extra in ("gpu", "rtx")  # the rest comes with every setup
+        pytest.skip(f"{runtime.package} is missing: {runtime.install_line()}")
     assert callable(importlib.import_module(runtime.module, "nlpdeploy.runtime").load_engine)
     assert runtime.install_line() == f"pip install 'nlpdeploy[{runtime.extra}]'"
 

@@ -1,0 +1,134 @@
+"""ONNX Runtime on an NVIDIA GPU: its CUDA and its TensorRT provider. Imported only when such an engine is loaded.
+
+A session that can't have its provider runs on the CPU with a warning; here that is a failure.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from ..bundle.errors import EngineFailed, EngineUnavailable
+from ..bundle.manifest import EngineEntry
+from ..bundle.specs import Layout, TensorSpec
+from .device import chosen_device, out_of_memory
+from .engine import EngineOptions, Feed, Outputs
+
+CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
+PROVIDERS = {"onnxruntime-cuda": CUDA, "onnxruntime-tensorrt": TENSORRT}
+SEVERITY_ERROR = 3
+
+
+class OnnxGpuEngine:
+    """A session on a GPU whose inputs and outputs are bound; keeps the contract of ``runtime/engine.py``.
+
+    Raises:
+        EngineUnavailable: this ONNX Runtime has no such provider, or there is no GPU.
+        EngineFailed: the file can't be loaded, or the session doesn't run on the provider.
+    """
+
+    def __init__(self, entry: EngineEntry, model_file: Path, options: EngineOptions) -> None:
+        self.id: str = entry.id
+        self.layout: Layout = entry.layout
+        self.inputs: tuple[TensorSpec, ...] = entry.inputs
+        self.outputs: tuple[TensorSpec, ...] = entry.outputs
+        self._names = [spec.name for spec in entry.outputs]
+        self._provider = PROVIDERS[entry.runtime]
+        if self._provider not in ort.get_available_providers():
+            raise EngineUnavailable(
+                f"engine {entry.id}: provider of ONNX Runtime {ort.__version__}",
+                found=", ".join(ort.get_available_providers()), wanted=self._provider,
+                mend="pip uninstall -y onnxruntime && pip install 'nlpdeploy[gpu]'",
+            )  # fmt: skip
+        self._device = chosen_device(entry.id).index
+        self._session: Any = self._open(entry, model_file)
+
+    def _open(self, entry: EngineEntry, model_file: Path) -> Any:
+        wanted = ort.SessionOptions()
+        wanted.log_severity_level = SEVERITY_ERROR
+        wanted.intra_op_num_threads = 1
+        try:
+            session = ort.InferenceSession(
+                str(model_file), wanted, providers=provider_options(entry, model_file, self._device)
+            )
+        except Exception as error:  # noqa: BLE001 - the runtime raises a dozen kinds of its own
+            raise _failed(f"engine {self.id} can't be loaded by ONNX Runtime", error) from None
+        check_providers(self.id, session.get_providers(), self._provider)
+        found = {node.name for node in session.get_inputs()}, {node.name for node in session.get_outputs()}
+        specs = {spec.name for spec in self.inputs}, set(self._names)
+        if found != specs:
+            raise EngineFailed(f"inputs and outputs of engine {self.id}", found=found, wanted=specs)
+        return session
+
+    def run(self, feed: Feed) -> Outputs:
+        """See ``Engine.run``."""
+        if self._session is None:
+            raise EngineFailed(f"engine {self.id} is closed")
+        try:
+            binding = self._session.io_binding()
+            for name, value in feed.items():
+                tensor = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), "cuda", self._device)
+                binding.bind_ortvalue_input(name, tensor)
+            for name in self._names:
+                binding.bind_output(name, "cuda", self._device)
+            self._session.run_with_iobinding(binding)
+            values = binding.copy_outputs_to_cpu()
+        except Exception as error:  # noqa: BLE001 - the runtime raises a dozen kinds of its own
+            raise _failed(f"engine {self.id}", error) from None
+        return {name: np.asarray(value, np.float32) for name, value in zip(self._names, values, strict=True)}
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        self._session = None
+
+
+def check_providers(engine_id: str, found: list[str], wanted: str) -> None:
+    """See that a session runs on its provider first; what that can't do may fall to the next one.
+
+    Raises:
+        EngineFailed: it fell back to another one.
+    """
+    if not found or found[0] != wanted:
+        raise EngineFailed(
+            f"engine {engine_id}: ONNX Runtime left its provider", found=", ".join(found) or "none", wanted=wanted,
+            mend="`nlpdeploy doctor` says what the GPU's libraries lack",
+        )  # fmt: skip
+
+
+def provider_options(entry: EngineEntry, model_file: Path, device: int) -> list[tuple[str, dict[str, Any]]]:
+    """Providers and their options, best first; for TensorRT the shapes that the engine was made for."""
+    cuda = (CUDA, {"device_id": device, "use_tf32": 0})
+    if PROVIDERS[entry.runtime] == CUDA:
+        return [cuda]
+    rows, length = entry.options["most_rows"], entry.options["most_length"]
+    usual = f"{entry.options['usual_rows']}x{entry.options['usual_length']}"
+
+    def shapes(size: str) -> str:
+        return ",".join(f"{spec.name}:{size}" for spec in entry.inputs)
+
+    return [
+        (
+            TENSORRT,
+            {
+                "device_id": device,
+                "trt_fp16_enable": True,
+                "trt_profile_min_shapes": shapes("1x1"),
+                "trt_profile_opt_shapes": shapes(usual),
+                "trt_profile_max_shapes": shapes(f"{rows}x{length}"),
+            },
+        ),
+        cuda,
+    ]
+
+
+def load_engine(entry: EngineEntry, model_file: Path, options: EngineOptions) -> OnnxGpuEngine:
+    """Load an ONNX file on a GPU; see ``catalogue.Loader``."""
+    return OnnxGpuEngine(entry, model_file, options)
+
+
+def _failed(what: str, error: Exception) -> EngineFailed:
+    line = (str(error).splitlines() or [""])[0]
+    return out_of_memory(what, line) or EngineFailed(what, found=f"{type(error).__name__}: {line}")
