@@ -29,6 +29,7 @@ class Reply:
         status: gRPC status code or HTTP status; 0 on HTTP where none came.
         body: the answer as it came, for :meth:`Client.read`.
         detail: what the server or the network said of a failure.
+        timing: ``server-timing`` of a good answer, as it came; empty where there is none.
     """
 
     outcome: Outcome
@@ -36,6 +37,7 @@ class Reply:
     status: int
     body: bytes = b""
     detail: str = ""
+    timing: str = ""
 
 
 class Client(Protocol):

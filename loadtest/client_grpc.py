@@ -11,6 +11,7 @@ from ..bundle.errors import InvalidInput
 from ..wire import codec_proto, oip
 from ..wire.address import Address
 from ..wire.tensors import InferResponse, ModelMetadata
+from ..wire.timing import SERVER_TIMING
 from .client import Reply, infer_request, refused
 from .samples import Outcome
 
@@ -72,9 +73,11 @@ def _call(method: grpc.UnaryUnaryMultiCallable, message: bytes, deadline: float)
     if left <= 0:
         return Reply(Outcome.TIMEOUT, time.monotonic(), 4, detail="no time left to send it")
     try:
-        body = method(message, timeout=left)
+        body, call = method.with_call(message, timeout=left)
+        ended = time.monotonic()
     except grpc.RpcError as error:
         code = error.code()
         outcome = Outcome.TIMEOUT if code is grpc.StatusCode.DEADLINE_EXCEEDED else Outcome.ERROR
         return Reply(outcome, time.monotonic(), code.value[0], detail=f"{code.name}: {error.details()}")
-    return Reply(Outcome.OK, time.monotonic(), 0, body)
+    timing = next((str(value) for name, value in call.trailing_metadata() or () if name == SERVER_TIMING), "")
+    return Reply(Outcome.OK, ended, 0, body, timing=timing)

@@ -16,10 +16,12 @@ from ..wire.address import Address
 from ..wire.codec_json import decode_response, encode_request
 from ..wire.json_metadata import decode_model_metadata
 from ..wire.tensors import InferResponse, ModelMetadata
+from ..wire.timing import SERVER_TIMING
 from .client import Reply, infer_request, refused
 from .samples import Outcome
 
 _PIECE = 65536
+_TIMING = SERVER_TIMING.encode()
 _OK, _GATEWAY_TIMEOUT = 200, 504
 
 
@@ -73,7 +75,7 @@ class HttpClient:
             connection.close()
         status, body = answer.parser.get_status_code(), b"".join(answer.pieces)
         if status == _OK:
-            return Reply(Outcome.OK, ended, status, body)
+            return Reply(Outcome.OK, ended, status, body, timing=answer.timing.decode("latin-1"))
         outcome = Outcome.TIMEOUT if status == _GATEWAY_TIMEOUT else Outcome.ERROR
         return Reply(outcome, ended, status, detail=body[:200].decode(errors="replace"))
 
@@ -122,6 +124,11 @@ class _Answer:
         self.pieces: list[bytes] = []
         self.complete = False
         self.keep_alive = False
+        self.timing = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == _TIMING:
+            self.timing = value
 
     def on_body(self, piece: bytes) -> None:
         self.pieces.append(piece)

@@ -66,6 +66,7 @@ class Generator:
         sink: takes each settled request.
         due: requests that were due so far.
         outcomes: how many were settled how.
+        timings: ``server-timing`` of the good answers that had one, as it came.
     """
 
     client: Client
@@ -73,6 +74,7 @@ class Generator:
     sink: Callable[[Settled], None]
     due: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    timings: list[str] = field(default_factory=list)
     _under_way: dict[int, tuple[float, float, int]] = field(default_factory=dict)
 
     def warm_up(self, load: Load, requests: int) -> None:
@@ -121,6 +123,8 @@ class Generator:
         if outcome is Outcome.OK:
             problem = self.check.problem(self.client, reply.body, row)
             outcome = Outcome.WRONG_ANSWER if problem else Outcome.OK
+            if reply.timing and not problem:
+                self.timings.append(reply.timing)
         if self._under_way.pop(number, None) is not None:
             self._settle(Settled(offset, sent, reply.ended - start, outcome, row, reply.status, problem))
 

@@ -14,6 +14,7 @@ from .assess import lay_out
 from .judgement import REPORT_FILE, Judgement
 from .plan import Side
 from .samples import read_samples
+from .stages import stage_times
 
 if TYPE_CHECKING:
     from .assess import Timeline
@@ -80,6 +81,7 @@ def _render(run_dir: Path, judgement: Judgement) -> str:
         figures={name: Markup(_labelled(svg, _LABELS[name])) for name, svg in drawn.items()},  # noqa: S704  (our own)
         number=_number,
         latencies=_latencies(lines),
+        stages=[(side, stage) for side in sides for stage in stage_times(run_dir, record, side)],
         percent=lambda share: f"{round(100 * share, 8):g} %",
     )
 

@@ -25,6 +25,7 @@ from .orders import WARM_UP, Assignment, line, read_block
 from .payloads import read_payloads
 from .plan import Block
 from .samples import SampleLog, read_record
+from .stages import write_stages
 
 _PROGRESS_SECONDS = 1.0
 _SWITCH_SECONDS = 0.0002  # a thread of gRPC's that holds the interpreter lock gives it up this soon; default 5 ms
@@ -121,6 +122,7 @@ class Worker:
                     self._link.run(functools.partial(generator.run, load, at))
                 finally:
                     progress.kill(block=False)
+            write_stages(self._run_dir, block, self._index, generator.timings)
             self._link.report(event="done", books=asdict(generator.books(block.index, self._index)))
 
     def _prepare(self, block: Block) -> tuple[Client, Load]:
