@@ -1,6 +1,7 @@
 """The texts that are sent, read once from a file.
 
-Knows the file forms CSV, TSV, JSON lines and plain text; knows nothing of servers nor of the order of sending.
+Knows tables, JSON lines (Prodigy's too), JSON lists (Label Studio's exports) and plain text; knows nothing of servers
+nor of the order of sending.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Payloads:
 
 
 def read_payloads(path: Path, column: str | None = None, pair_column: str | None = None) -> Payloads:
-    """Read ``.csv``, ``.tsv``, ``.jsonl`` or, with any other ending, plain text with one text a line.
+    """Read ``.csv``, ``.tsv``, ``.jsonl``, ``.json`` or, with any other ending, plain text with one text a line.
+
+    Of Prodigy's annotations those that were rejected or ignored are left out; of Label Studio's tasks the texts stand
+    in their ``data``.
 
     Args:
         path: the file, UTF-8 (with or without a byte order mark).
@@ -95,6 +99,8 @@ def _read_rows(path: Path, wanted: list[str | None], default: str) -> Iterator[l
             yield from _from_table(path, file, "\t" if suffix == ".tsv" else ",", wanted, default)
         elif suffix in (".jsonl", ".ndjson"):
             yield from _from_json_lines(path, file, wanted, default)
+        elif suffix == ".json":
+            yield from _from_json_list(path, file.read(), wanted, default)
         elif len(wanted) > 1:
             raise InvalidInput(
                 f"data file {path}", found="plain text", wanted="a table or JSON lines for pairs of texts"
@@ -124,15 +130,49 @@ def _from_table(
 
 
 def _from_json_lines(path: Path, lines: Iterable[str], wanted: list[str | None], default: str) -> Iterator[list[str]]:
+    def objects() -> Iterator[tuple[str, Any]]:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"data file {path}, line {number}"
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InvalidInput(where, found=str(error), wanted="JSON") from error
+            if not _left_out_in_prodigy(value):
+                yield where, value
+
+    return _from_objects(path, objects(), wanted, default)
+
+
+def _left_out_in_prodigy(value: Any) -> bool:
+    # Other data may have an "answer" as well; the hash is what every annotation of Prodigy's carries beside it.
+    return isinstance(value, dict) and "_task_hash" in value and value.get("answer") in ("reject", "ignore")
+
+
+def _from_json_list(path: Path, text: str, wanted: list[str | None], default: str) -> Iterator[list[str]]:
+    """A list of objects, or Label Studio's tasks, each with an object of its own under ``data``."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"data file {path}", found=str(error), wanted="JSON") from error
+    if not isinstance(values, list):
+        mend = "give JSON lines the ending .jsonl"
+        raise InvalidInput(f"data file {path}", found=type(values).__name__, wanted="a list of objects", mend=mend)
+    own = [value["data"] if _is_label_studio_task(value) else value for value in values]
+    objects = ((f"data file {path}, item {number}", value) for number, value in enumerate(own, 1))
+    return _from_objects(path, objects, wanted, default)
+
+
+def _is_label_studio_task(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("data"), dict)
+
+
+def _from_objects(
+    path: Path, objects: Iterable[tuple[str, Any]], wanted: list[str | None], default: str
+) -> Iterator[list[str]]:
     names: list[str] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        where = f"data file {path}, line {number}"
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InvalidInput(where, found=str(error), wanted="JSON") from error
+    for where, value in objects:
         if not isinstance(value, dict):
             raise InvalidInput(where, found=type(value).__name__, wanted="an object")
         if not names:

@@ -64,6 +64,11 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
         ("t.jsonl", b"\n", "no texts"),
         ("t.jsonl", b'{"text": 3}\n', "line 1.*found int"),
         ("t.jsonl", b'{"text": "\\ud800"}\n', "surrogate"),
+        ("t.json", b'{"text": "a"}', "found dict.*jsonl"),
+        ("t.json", b'[{"text": "a"}, 3]', "item 2.*found int"),
+        ("t.json", b'[{"data": {"text": null}}]', "item 1.*NoneType"),
+        ("t.json", b"[", "wanted JSON"),
+        ("t.json", b"[]", "no texts"),
         ("t.txt", b"caf\xe9\n", "not UTF-8"),
         ("t.txt", b"", "no texts"),
     ],
@@ -72,6 +77,34 @@ def test_a_broken_file_is_refused_with_the_place(tmp_path: Path, name: str, cont
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InvalidInput, match=match):
         read_payloads(tmp_path / name)
+
+
+def test_of_prodigys_annotations_the_accepted_ones_are_sent(tmp_path: Path) -> None:
+    said = [("kept", "accept"), ("wrong", "reject"), ("skipped", "ignore"), ("kept too", "accept")]
+    marks = {"_input_hash": 1, "_task_hash": 2, "_view_id": "choice"}
+    lines = [json.dumps({"text": text, "meta": {"n": 1}, "answer": answer, **marks}) for text, answer in said]
+    path = write(tmp_path, "t.jsonl", "\n".join(lines))
+    assert read_payloads(path).texts == ("kept", "kept too")
+    assert read_payloads(path).source.rows == 2
+    # An answer of other data's is a column like any other.
+    other = write(tmp_path, "qa.jsonl", '{"text": "Is it so?", "answer": "reject"}')
+    assert read_payloads(other).texts == ("Is it so?",)
+    none = write(tmp_path, "none.jsonl", lines[1])
+    with pytest.raises(InvalidInput, match="no texts"):
+        read_payloads(none)
+
+
+def test_label_studios_exports_are_read_in_both_their_forms(tmp_path: Path) -> None:
+    full = [
+        {"id": number, "data": {"text": text, "other": text[::-1]}, "annotations": [{"id": 1, "result": []}]}
+        for number, text in enumerate(TEXTS)
+    ]
+    least = [{"id": number, "text": text, "choice": "card", "annotator": 1} for number, text in enumerate(TEXTS)]
+    for name, content in (("full.json", full), ("min.json", least)):
+        assert read_payloads(write(tmp_path, name, json.dumps(content, indent=1))).texts == TEXTS
+    assert read_payloads(tmp_path / "full.json", "text", "other").pairs == tuple(text[::-1] for text in TEXTS)
+    with pytest.raises(NotFound, match="column 'question'"):
+        read_payloads(tmp_path / "full.json", "question")
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
