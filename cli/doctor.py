@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+from typing import Any
 
 from . import console
 
@@ -35,6 +36,21 @@ def run(arguments: argparse.Namespace) -> int:
     console.note(f"store {found['store']}")
     packages = [[name, version or "missing"] for name, version in machine["packages"].items()]
     console.print_table(["package", "version"], packages, left=(0, 1))
+    _print_gpus(machine["gpu"])
     engines = [[e["id"], "can be built" if e["available"] else "no", e["reason"] or ""] for e in machine["engines"]]
     console.print_table(["engine", "here", "why not, and what to do"], engines, left=(0, 1, 2))
     return 0
+
+
+def _print_gpus(gpu: dict[str, Any]) -> None:
+    if gpu["problem"]:
+        driver = f", driver for CUDA {gpu['driver_cuda']}" if gpu["driver_cuda"] else ""
+        console.note(f"GPU: {gpu['problem']}{driver}; engines for GPUs elsewhere: `nlpdeploy export --gpu sm86`")
+    for device in gpu["devices"]:
+        console.note(
+            f"GPU {device['index']}: {device['name']}, compute capability {device['capability']} "
+            f"({device['architecture']}), {device['memory_bytes'] / 2**30:.0f} GiB, "
+            f"driver for CUDA {gpu['driver_cuda']}"
+        )
+    rows = [[name, version or "missing", gpu["install"].get(name, "")] for name, version in gpu["packages"].items()]
+    console.print_table(["for GPUs", "version", "to install"], rows, left=(0, 1, 2))

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
-    parser = subparsers.add_parser("models", help="list, show, verify, promote, roll back, delete bundles")
+    parser = subparsers.add_parser("models", help="list, show, verify, prove, promote, roll back, delete bundles")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     for name, (function, argument, text) in ACTIONS.items():
         action = actions.add_parser(name, help=text)
         if argument:
             action.add_argument("model", metavar=argument)
+        if name == "prove":
+            action.add_argument("--engine", action="append", default=[], metavar="ID", help="default: all unproven")
+            action.add_argument("--no-promote", action="store_true", help="publish, but let the present version serve")
         console.add_common(action)
         action.set_defaults(run=function)
 
@@ -101,6 +104,30 @@ def verify(arguments: argparse.Namespace) -> int:
     )
 
 
+def prove(arguments: argparse.Namespace) -> int:
+    """Run unproven engines on their hardware; a new version has them ready."""
+    from ..bundle.store import Store
+    from ..export.prove import prove as prove_bundle
+    from .engine_table import print_engines
+
+    store = Store(console.store_root(arguments))
+    with console.Progress() as progress:
+        proof = prove_bundle(
+            store, arguments.model, engines=arguments.engine, promote=not arguments.no_promote, progress=progress
+        )
+    if not arguments.json:
+        print_engines(proof.manifest)
+    result = {
+        "bundle": str(proof.reference),
+        "path": str(proof.reference.path),
+        "digest": proof.manifest.digest,
+        "derived_from": proof.manifest.derived_from,
+        "proven": list(proof.proven),
+        "unproven": proof.elsewhere,
+    }
+    return _report(arguments, result, f"proven here: {', '.join(proof.proven)}")
+
+
 def promote(arguments: argparse.Namespace) -> int:
     """Make a version serve."""
     return _change(arguments, "promote", "now serves")
@@ -135,6 +162,7 @@ ACTIONS: dict[str, tuple[Callable[[argparse.Namespace], int], str | None, str]] 
     "list": (list_models, None, "every version of every name"),
     "show": (show, "NAME[:VERSION]", "one version: task, source, engines"),
     "verify": (verify, "NAME[:VERSION]", "compare every file with the manifest"),
+    "prove": (prove, "NAME[:VERSION]", "run engines built for other hardware on it, and publish them as ready"),
     "promote": (promote, "NAME:VERSION", "make a version the one that serves"),
     "rollback": (rollback, "NAME", "make the version before serve again"),
     "delete": (delete, "NAME:VERSION", "remove a version that doesn't serve"),

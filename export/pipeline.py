@@ -179,7 +179,7 @@ def _build(
     request: ExportRequest,
     progress: Progress,
 ) -> EngineEntry:
-    if hasattr(builder, "build_typed"):
+    if isinstance(builder, TypedBuilder):
         return build_for_gpu(builder, typed, folder, bench, request, progress)
     return builder.build(graph, folder, bench.rows[:CALIBRATION_ROWS])
 

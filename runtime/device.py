@@ -115,7 +115,8 @@ class Buffer:
         """The host's memory as an array of a shape that was reserved."""
         size = int(np.prod(shape)) * self._dtype.itemsize
         memory = (ctypes.c_byte * size).from_address(self._host)
-        return np.frombuffer(memory, dtype=self._dtype).reshape(shape)
+        view: npt.NDArray[Any] = np.frombuffer(memoryview(memory).cast("B"), dtype=self._dtype).reshape(shape)
+        return view
 
     def upload(self, elements: int, stream: Any) -> None:
         """Copy to the device, in the stream's order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ...bundle.manifest import EngineEntry
 from ...bundle.specs import Layout
@@ -64,6 +64,7 @@ class Builder(Protocol):
         ...
 
 
+@runtime_checkable
 class TypedBuilder(Protocol):
     """Makes one engine for a GPU from a strongly typed graph."""
 
@@ -118,9 +119,8 @@ _STANDS_IN = {"openvino-f32-packed": "openvino-bf16-packed"}
 """Engines that are built by default only where the other can't be: the same graph, never as fast as it."""
 
 
-GPU_BUILDERS: Mapping[str, TypedBuilder] = {
-    builder.id: builder for builder in (*local_builders(), *onnx_gpu_builders())
-}
+_FOR_GPU: tuple[TypedBuilder, ...] = (*local_builders(), *onnx_gpu_builders())
+GPU_BUILDERS: Mapping[str, TypedBuilder] = {builder.id: builder for builder in _FOR_GPU}
 """Engines for the GPU of this machine."""
 
 

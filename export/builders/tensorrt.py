@@ -151,7 +151,7 @@ class TensorRTBuilder:
         else:
             progress(f"{self.id}: unchanged, nothing is built again", 1, 1)
         evidence = self._evidence(built, graph, bundle)
-        made = {
+        made: dict[str, Option] = {
             "build": "taken from the cache: graph, options, builder and target are the same" if again else "built now",
             "builder": f"{self.library} {used}",
             "profiles": "; ".join(map(str, profiles)),
