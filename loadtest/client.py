@@ -51,8 +51,8 @@ class Client(Protocol):
             Unavailable: no server there, or it isn't ready.
         """
 
-    def encode(self, text: str, pair: str | None = None) -> bytes:
-        """The whole request for one text, or one pair of texts."""
+    def encode(self, text: str, pair: str | None = None, outputs: tuple[str, ...] = ()) -> bytes:
+        """The whole request for one text, or one pair of texts, and the model's default outputs, or others."""
 
     def send(self, request: bytes, deadline: float) -> Reply:
         """Send and wait for the answer until ``deadline`` (seconds of ``time.monotonic``). Raises nothing."""
@@ -105,12 +105,12 @@ def refused(what: str, reply: Reply) -> NlpdeployError:
     return Unavailable(what, found=found, wanted="a ready server of the Open Inference Protocol")
 
 
-def infer_request(model: str, version: str, text: str, pair: str | None) -> InferRequest:
-    """A request with one row, which asks for the model's default outputs."""
+def infer_request(model: str, version: str, text: str, pair: str | None, outputs: tuple[str, ...] = ()) -> InferRequest:
+    """A request with one row, for the model's default outputs or those named."""
     inputs = [_bytes_tensor("text", text)]
     if pair is not None:
         inputs.append(_bytes_tensor("text_pair", pair))
-    return InferRequest(model=model, version=version, inputs=tuple(inputs))
+    return InferRequest(model=model, version=version, inputs=tuple(inputs), outputs=outputs)
 
 
 def _bytes_tensor(name: str, text: str) -> Tensor:

@@ -43,9 +43,9 @@ class GrpcClient:
             raise refused(f"model {self._model} at {self._address}", reply)
         return codec_proto.decode_model_metadata(_parse(method.response, reply.body))
 
-    def encode(self, text: str, pair: str | None = None) -> bytes:
+    def encode(self, text: str, pair: str | None = None, outputs: tuple[str, ...] = ()) -> bytes:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
-        message = codec_proto.encode_request(infer_request(self._model, self._version, text, pair))
+        message = codec_proto.encode_request(infer_request(self._model, self._version, text, pair, outputs))
         return bytes(message.SerializeToString())
 
     def send(self, request: bytes, deadline: float) -> Reply:

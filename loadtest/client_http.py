@@ -41,9 +41,9 @@ class HttpClient:
             raise refused(f"model {self._model} at {self._address}", reply)
         return decode_model_metadata(reply.body)
 
-    def encode(self, text: str, pair: str | None = None) -> bytes:
+    def encode(self, text: str, pair: str | None = None, outputs: tuple[str, ...] = ()) -> bytes:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
-        body = encode_request(infer_request(self._model, self._version, text, pair), binary=False).content
+        body = encode_request(infer_request(self._model, self._version, text, pair, outputs), binary=False).content
         return self._message("POST", f"{self._path}/infer", body)
 
     def send(self, request: bytes, deadline: float) -> Reply:

@@ -88,14 +88,14 @@ class TorchServeClient(HttpClient):
         outputs = tuple(TensorSpec(str(name), "BYTES", (-1,)) for name in said.get("outputs", ["answer"]))
         return ModelMetadata(self._model, (self._version,) if self._version else (), "torchserve", inputs, outputs)
 
-    def encode(self, text: str, pair: str | None = None) -> bytes:
+    def encode(self, text: str, pair: str | None = None, outputs: tuple[str, ...] = ()) -> bytes:
         """See :class:`~nlpdeploy.loadtest.client.Client`.
 
         Raises:
             InvalidInput: a pair for an archive of another tool.
         """
         if self._describe(_PATIENCE):
-            body = encode_request(infer_request(self._model, self._version, text, pair), binary=False).content
+            body = encode_request(infer_request(self._model, self._version, text, pair, outputs), binary=False).content
             return self._asking(body, "application/json")
         if pair is not None:
             raise InvalidInput(

@@ -27,7 +27,7 @@ from .looks import draw_looks
 from .orders import STOP, WARM_UP, prepare_order, start_order
 from .payloads import Payloads, read_payloads
 from .plan import Block, Plan, Side, draw_blocks
-from .preflight import meet_server
+from .preflight import count_tokens, meet_server
 from .samples import RunRecord, WorkerBooks, write_record
 from .verdict import decided_at
 
@@ -74,7 +74,7 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
     record = RunRecord(
         plan=plan,
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        machine=_machine(plan),
+        machine=_machine(plan) | {"tokens": count_tokens(plan, payloads)},
         servers={side: facts for side, (facts, _) in met.items()},
         blocks=draw_blocks(plan),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..bundle.compare import quantile
 from ..bundle.errors import StoreFailed, Unsupported
 from .assess import lay_out
+from .calibration import from_json
 from .judgement import REPORT_FILE, Judgement
 from .plan import Side
 from .samples import read_samples
@@ -127,7 +128,9 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
         ("golden answers", plan.data.golden or "none: only the form of answers was checked"),
         ("seed", plan.seed),
         ("client", f"{plan.workers} workers, at most {plan.max_in_flight} in flight, timeout {plan.timeout_s:g} s"),
-        *((str(name), value) for name, value in record.machine.items()),
+        ("tokens of a text", _tokens(record.machine.get("tokens"))),
+        ("client's limit", _limit(record.machine.get("client"))),
+        *((str(name), value) for name, value in record.machine.items() if name not in ("tokens", "client")),
     ]
     baseline = result["baseline"]
     if baseline and plan.baseline_url:
@@ -137,6 +140,21 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
             ("baseline engine", baseline["engine"] or "not told by the server"),
         ]
     return rows
+
+
+def _tokens(told: Any) -> str:
+    if not told:
+        return "not told by the server"
+    asked = f"{told['texts']} of {told['of']} texts" if told["texts"] < told["of"] else f"all {told['of']} texts"
+    return f"mean {told['mean']:.1f}, p50 {told['p50']:.0f}, p95 {told['p95']:.0f}, as the server counts {asked}"
+
+
+def _limit(stored: Any) -> str:
+    known = from_json(stored)
+    if known is None:
+        return "not calibrated: nlpdeploy loadtest calibrate"
+    floor = f"floor p50 {known.floor_p50_ms:.3g} ms, p99 {known.floor_p99_ms:.3g} ms"
+    return f"{known.max_rate:.0f}/s over {known.transport}, {floor}; calibrated {known.when}"
 
 
 def _groups(letters: list[str]) -> list[list[str]]:

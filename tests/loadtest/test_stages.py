@@ -62,6 +62,11 @@ def test_a_run_against_the_real_server_keeps_what_its_front_tells(tmp_path, tran
             timeout_s=2.0,
         )
         run(made, tmp_path / "run")
+    tokens = read_record(tmp_path / "run").machine["tokens"]
+    assert (tokens["texts"], tokens["of"]) == (2, 2)
+    assert 1 <= tokens["p50"] <= tokens["mean"] * 2 <= 2 * tokens["p95"]
+    page = write_report(tmp_path / "run", judge(tmp_path / "run")).read_text(encoding="utf-8")
+    assert "as the server counts all 2 texts" in page
     ok = read_samples(tmp_path / "run").counts()[Outcome.OK]
     stages = {stage.name: stage for stage in stage_times(tmp_path / "run", read_record(tmp_path / "run"), "candidate")}
     assert ok > 0
