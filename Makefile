@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test lint types bench bench-serve bench-torchserve bench-verdict soak clean setup
+.PHONY: demo test lint types bench bench-gpu bench-serve bench-torchserve bench-verdict soak clean setup
 
 setup: $(READY)
 
@@ -46,6 +46,10 @@ types: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+# BENCH_GPU_ARGS="CKPT BUNDLE": a checkpoint, and the folder of its bundle that was exported on this machine.
+bench-gpu: $(READY)
+	@$(BIN)/python -m benchmarks.gpu $(BENCH_GPU_ARGS)
 
 bench-serve: $(READY)
 	@TORCH="$(TORCH)" $(BIN)/python -m benchmarks.serve $(BENCH_SERVE_ARGS)
