@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -23,6 +22,7 @@ from .answers import OutputForm, read_expected
 from .arrivals import block_offsets
 from .calibration import tightest
 from .crew import Crew
+from .live import live_line
 from .looks import draw_looks
 from .orders import STOP, WARM_UP, prepare_order, start_order
 from .payloads import Payloads, read_payloads
@@ -226,14 +226,11 @@ class _Traffic:
     def _say_progress(self, index: int) -> None:
         if self.current is None or index != min(self._heard):
             return
-        settled: Counter[str] = Counter()
-        for event in self._heard.values():
-            settled.update(event["outcomes"])
-        due = sum(event["due"] for event in self._heard.values())
-        ok = settled["OK"]
-        place = f"block {self.current.index + 1} of {len(self.record.blocks)}, {self.current.side}: "
-        place = place if len(self.record.blocks) > 1 else ""
-        self.say(f"{place}{due:,} due, {ok:,} ok, {settled.total() - ok:,} not ok")
+        plan, blocks = self.record.plan, self.record.blocks
+        elapsed = max(0.0, time.monotonic() - self._started)
+        left = plan.block_seconds * (len(blocks) - self.current.index) - elapsed
+        place = f"block {self.current.index + 1} of {len(blocks)}, {self.current.side}: " if len(blocks) > 1 else ""
+        self.say(place + live_line(self._heard.values(), min(elapsed, plan.block_seconds), left))
 
 
 def _planned_payloads(plan: Plan) -> Payloads:

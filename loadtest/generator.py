@@ -20,6 +20,7 @@ import numpy.typing as npt
 from .alarm import Alarm
 from .answers import AnswerCheck
 from .client import Client
+from .live import step
 from .samples import NEVER, Outcome, WorkerBooks
 
 _GRACE = 0.5  # seconds past the last deadline: an answer that raced it is still on its way through the loop
@@ -67,6 +68,7 @@ class Generator:
         due: requests that were due so far.
         outcomes: how many were settled how.
         timings: ``server-timing`` of the good answers that had one, as it came.
+        steps: good answers by the step of their latency (:func:`.live.step`).
     """
 
     client: Client
@@ -75,6 +77,7 @@ class Generator:
     due: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     timings: list[str] = field(default_factory=list)
+    steps: Counter[int] = field(default_factory=Counter)
     _under_way: dict[int, tuple[float, float, int]] = field(default_factory=dict)
 
     def warm_up(self, load: Load, requests: int) -> None:
@@ -130,6 +133,8 @@ class Generator:
 
     def _settle(self, request: Settled) -> None:
         self.outcomes[request.outcome.name] += 1
+        if request.outcome is Outcome.OK:
+            self.steps[step(request.ended - request.scheduled)] += 1
         self.sink(request)
 
     def books(self, block: int, worker: int, problem: str | None = None) -> WorkerBooks:

@@ -75,5 +75,5 @@ def read_block(order: Mapping[str, Any]) -> tuple[Block, tuple[OutputForm, ...]]
 
 
 def line(message: Mapping[str, Any]) -> bytes:
-    """A message as it goes through a pipe; short enough (below PIPE_BUF) that it arrives whole."""
+    """A message as it goes through a pipe; each process has pipes of its own, so messages never mix."""
     return json.dumps(message).encode() + b"\n"

@@ -144,4 +144,6 @@ class Worker:
     def _report_progress(self, generator: Generator) -> None:
         while True:
             gevent.sleep(_PROGRESS_SECONDS)
-            self._link.report(event="progress", due=generator.due, outcomes=dict(generator.outcomes))
+            self._link.report(
+                event="progress", due=generator.due, outcomes=dict(generator.outcomes), steps=dict(generator.steps)
+            )

@@ -247,7 +247,7 @@ def start_run(plan: Plan, folder: Path) -> subprocess.Popen[str]:
 def wait_for_traffic(child: subprocess.Popen[str]) -> None:
     assert child.stdout is not None
     for text in child.stdout:
-        if " due, " in text:
+        if " due at " in text:
             return
     pytest.fail(f"no traffic: {child.communicate()[1]}")
 
@@ -313,3 +313,12 @@ def test_a_lost_worker_is_in_the_record(tmp_path: Path, data: Path) -> None:
     assert record.interrupted is not None
     assert "was lost: exit status -9" in record.interrupted
     assert sorted(books.problem or "" for books in record.books)[1].startswith("exit status -9")
+
+
+def test_a_run_says_every_second_how_it_goes(tmp_path: Path, data: Path) -> None:
+    said: list[str] = []
+    with null_server("--delay-ms", "5") as server:
+        run(plan_for(server, "http", data, seconds=3.5, workers=2), tmp_path / "run", progress=said.append)
+    lines = [text for text in said if " due at " in text]
+    assert len(lines) >= 2
+    assert all(" in flight, p50 " in text and " not ok, " in text and text.endswith(" s left") for text in lines)
