@@ -359,11 +359,12 @@ def read_for_ever():
             if "was deleted while it was read" not in str(error):
                 raise
 
-started = time.perf_counter()
 publish(store, files=files)
-once = time.perf_counter() - started
 parent = os.getpid()
 reader = child(read_for_ever)
+started = time.perf_counter()
+publish(store, files=files)
+once = time.perf_counter() - started  # with the reader beside it, as for those that are killed
 left_behind, whole = 0, 1
 for _ in range(50):
     publisher = child(publish_for_ever)
@@ -390,6 +391,6 @@ def test_kill_9_at_50_random_moments_leaves_whole_bundles_only(store: Store) -> 
     outcome = json.loads(out)
     assert outcome["reader"] == 0, err
     assert outcome["left_behind"] > 5  # the kills did strike in the middle
-    assert outcome["version"] > outcome["whole"] > 1
+    assert outcome["version"] > outcome["whole"] > 2  # more than the two that nobody killed
     assert staged(store) == []
     store.verify("intent")
