@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ import numpy as np
 from nlpdeploy.runtime.cores import usable_cores
 
 from .results import RESULTS, print_table
-from .verdict_cells import MARGINS, ErrorRates, Power, Rates, error_rates, power_at_advised_length, whole_judgement
+from .verdict_cells import SIMULATED, ErrorRates, Power, Rates, error_rates, power_at_advised_length, whole_judgement
 from .verdict_pairs import Comparisons, compare_servers
 from .verdict_servers import SERVERS
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all cells, print the tables, write the result; the status is 1 if a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000, help="of each cell of the error rates")
-    parser.add_argument("--requests", type=float, default=1.5e7, help="simulated for the power of each server")
+    parser.add_argument("--requests", type=float, default=1e7, help="simulated for the power of each server")
     options = parser.parse_args(arguments)
     started = time.perf_counter()
     cells = [(name, utilisation) for utilisation in reversed(UTILISATIONS) for name in _SERVERS]
@@ -70,7 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows,
     )
     summary = summarise(rates, whole, power, compared)
-    print(f"\n{options.runs} runs a cell, {seconds:.0f} s on {usable_cores()} cores")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"\n{options.runs} runs a cell, {seconds:.0f} s on {usable_cores()} cores, "
+        f"{used.ru_utime + used.ru_stime:.0f} s of processor time"
+    )
     for name, value in summary.items():
         print(f"{name:42} {value:.2%}")
     _write(options.runs, seconds, summary, compared, rates, whole, power)
@@ -155,7 +160,7 @@ def _results(futures: dict[Cell, Future[Result]]) -> dict[Cell, Result]:
 def _print(rates: dict[Cell, dict[float, ErrorRates]], whole: dict[Cell, Rates], power: dict[Cell, Power]) -> None:
     heads = ["server", *(f"{utilisation:g}" for utilisation in UTILISATIONS)]
     for share in SHARES:
-        for margin in MARGINS:
+        for margin in SIMULATED:
             rows = [
                 [name, *(_pair([cell.confirmed for cell in rates[name, u][share].fixed[margin]]) for u in UTILISATIONS)]
                 for name in _SERVERS

@@ -81,6 +81,9 @@ class Answers:
             os._exit(7)
         if self.options.delay_ms:
             await asyncio.sleep(self.options.delay_ms / 1000)
+        if self.options.delays_ms:
+            delays = self.options.delays_ms
+            await asyncio.sleep(delays[(len(self.received) - 1) % len(delays)] / 1000)
         if self.options.serial_ms:
             # A turn of that length for each, one after the other: the sleep's own lateness is not added up.
             now = time.monotonic()
@@ -234,6 +237,12 @@ def main() -> None:
     parser.add_argument("--grpc-port", type=int, default=0)
     parser.add_argument("--http-port", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument(
+        "--delays-ms",
+        type=lambda text: [float(delay) for delay in text.split(",")],
+        default=[],
+        help="of one request after the other, and again from the first: 10,10,45.4",
+    )
     parser.add_argument(
         "--serial-ms", type=float, default=0.0, help="each request takes that long, one after the other"
     )
