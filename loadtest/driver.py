@@ -29,6 +29,7 @@ from .payloads import Payloads, read_payloads
 from .plan import Block, Plan, Side, draw_blocks
 from .preflight import count_tokens, meet_server
 from .samples import RunRecord, WorkerBooks, write_record
+from .usage import ServerUsage
 from .verdict import decided_at
 
 _START_SECONDS = 60.0  # for Locust's imports on a busy machine
@@ -81,7 +82,7 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
     write_record(run_dir, record)
     say("starting Locust")
     with Crew(run_dir, Path(plan.data.path), golden, plan.workers) as crew:
-        _Traffic(crew, run_dir, record, {side: form for side, (_, form) in met.items()}, say).drive()
+        _Traffic(crew, run_dir, record, {side: form for side, (_, form) in met.items()}, ServerUsage(urls), say).drive()
 
 
 @dataclass
@@ -92,6 +93,7 @@ class _Traffic:
     run_dir: Path
     record: RunRecord
     forms: Mapping[Side, Sequence[OutputForm]]
+    usage: ServerUsage
     say: Progress
     current: Block | None = None
     _first_start: float | None = None
@@ -106,6 +108,8 @@ class _Traffic:
             for block in self.record.blocks:
                 if not lost:
                     lost = self._run_block(block)
+                    self.usage.stop(block.side)
+            self._save(replace(self.record, machine={**self.record.machine, "server_usage": self.usage.to_json()}))
         except BaseException as reason:
             if self.current is not None:
                 words = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
@@ -121,6 +125,7 @@ class _Traffic:
         lost = self._await("prepared", WARM_UP * plan.timeout_s + _SLACK_SECONDS)
         if lost:
             return lost
+        self.usage.start(block.side)
         at = time.monotonic() + _LEAD_SECONDS
         self._first_start = self._first_start or at
         self.current = block

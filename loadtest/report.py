@@ -130,7 +130,8 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
         ("client", f"{plan.workers} workers, at most {plan.max_in_flight} in flight, timeout {plan.timeout_s:g} s"),
         ("tokens of a text", _tokens(record.machine.get("tokens"))),
         ("client's limit", _limit(record.machine.get("client"))),
-        *((str(name), value) for name, value in record.machine.items() if name not in ("tokens", "client")),
+        *_usage(judgement),
+        *((str(name), value) for name, value in record.machine.items() if name not in _TOLD_APART),
     ]
     baseline = result["baseline"]
     if baseline and plan.baseline_url:
@@ -139,6 +140,20 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
             ("baseline bundle", baseline["digest"] or "not told by the server"),
             ("baseline engine", baseline["engine"] or "not told by the server"),
         ]
+    return rows
+
+
+_TOLD_APART = ("tokens", "client", "server_usage")
+
+
+def _usage(judgement: Judgement) -> list[tuple[str, str]]:
+    """Processor time a request and memory of the servers that run on the client's machine."""
+    rows = []
+    for side, spent in (judgement.record.machine.get("server_usage") or {}).items():
+        sent = sum(books.sent for known, books in judgement.tallies.items() if known == side)
+        each = f"{1e3 * spent['cpu_s'] / sent:.3g} ms a request" if sent else "no requests"
+        rows.append((f"processor time, {side}", f"{spent['cpu_s']:.2f} s, {each}"))
+        rows.append((f"memory, {side}", f"{spent['rss_mib']:.0f} MiB resident"))
     return rows
 
 
