@@ -17,6 +17,8 @@ from onnx import numpy_helper
 
 from nlpdeploy.bundle.errors import EngineFailed, EngineUnavailable, InvalidInput, StoreFailed
 from nlpdeploy.bundle.specs import EngineState, TensorSpec
+from nlpdeploy.bundle.store import Store
+from nlpdeploy.cli.main import main
 from nlpdeploy.export.builders import ahead_ids, find_builder, tensorrt_build
 from nlpdeploy.export.builders import tensorrt as builders
 from nlpdeploy.export.builders.tensorrt import TypedGraph, ahead_builder
@@ -27,6 +29,7 @@ from nlpdeploy.export.graph import export_standard
 from nlpdeploy.export.passes.half import write_half
 from nlpdeploy.export.passes.standard import load_standard
 from nlpdeploy.export.typed_graphs import _casts_to_fp32, _weights_bytes
+from support.checkpoints import random_classifier
 from support.shared import SHARED, needs_shared
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is missing: pip install 'nlpdeploy[rtx]'")
@@ -235,3 +238,13 @@ def test_a_real_encoder_in_half_is_half_all_through_and_half_as_large(tmp_path):
     assert entries["fp16"].size_bytes <= 0.6 * entries["fp32"].size_bytes
     assert " Float" not in entries["fp16"].options["layers"]
     assert " Half" not in entries["fp32"].options["layers"]
+
+
+@pytest.mark.parametrize("gpu", ["sm90", "86", ""])
+def test_an_export_for_a_gpu_that_can_not_be_built_for_is_one_line_and_status_2(tmp_path, capsys, gpu):
+    checkpoint = random_classifier(tmp_path / "shop")
+    assert main(["export", str(checkpoint), "--gpu", gpu, "--store", str(tmp_path / "store")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "--gpu; found" in lines[0]
+    assert not Store(tmp_path / "store").names()
