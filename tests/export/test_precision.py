@@ -22,7 +22,7 @@ from support import faults
 from support.shared import SHARED, needs_shared
 
 pytestmark = [needs_shared, pytest.mark.shared]
-TEXTS, LONGEST_CASE = 80, 256
+TEXTS, LONGEST_CASE = 40, 128
 
 
 class Real:
