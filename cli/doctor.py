@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _print_gpus(gpu: dict[str, Any]) -> None:
     if gpu["problem"]:
         driver = f", driver for CUDA {gpu['driver_cuda']}" if gpu["driver_cuda"] else ""
-        console.note(f"GPU: {gpu['problem']}{driver}; engines for GPUs elsewhere: `nlpdeploy export --gpu sm86`")
+        console.note(f"GPU: {gpu['problem']}{driver}")
+        console.note("engines for GPUs elsewhere: `nlpdeploy export --gpu sm86`")
     for device in gpu["devices"]:
         console.note(
             f"GPU {device['index']}: {device['name']}, compute capability {device['capability']} "

@@ -137,8 +137,10 @@ def test_an_interrupted_load_test_ends_its_processes_and_keeps_what_it_measured(
     assert json.loads((run_dir / "run.json").read_text())["interrupted"]
     judged = start("loadtest", "judge", run_dir, "--json")
     out, _ = judged.communicate(timeout=60)
-    assert judged.returncode == 12
-    assert json.loads(out)["verdict"] == "INVALID"
+    # It says what the part that was measured says, which is never that the target is met.
+    result = json.loads(out)
+    assert result["interrupted"]
+    assert (judged.returncode, result["verdict"]) in ((10, "REFUTED"), (11, "INCONCLUSIVE"), (12, "INVALID"))
 
 
 DEMO_STAGES = {
