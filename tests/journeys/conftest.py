@@ -51,4 +51,4 @@ def english(tmp_path_factory) -> Exported:
 @pytest.fixture(scope="session")
 def chinese(tmp_path_factory) -> Exported:
     store = tmp_path_factory.mktemp("chinese")
-    return export_real(store, "reviews", "zh-reviews-roberta", "zh_reviews/test.csv", "label")
+    return export_real(store, "reviews", "zh-reviews-roberta", "zh_reviews/test.csv", "label", every=4)
