@@ -143,14 +143,14 @@ def test_an_interrupted_load_test_ends_its_processes_and_keeps_what_it_measured(
     assert (judged.returncode, result["verdict"]) in ((10, "REFUTED"), (11, "INCONCLUSIVE"), (12, "INVALID"))
 
 
-DEMO_STAGES = {
-    "while it trains": ("*", 0),
-    "while it load-tests": ("loadtest-1/samples-*.bin", 3),
-}
-
-
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize(("pattern", "children"), DEMO_STAGES.values(), ids=DEMO_STAGES.keys())
+@pytest.mark.parametrize(
+    ("pattern", "children"),
+    [
+        pytest.param("*", 0, id="while it trains"),
+        pytest.param("loadtest-1/samples-*.bin", 3, id="while it load-tests", marks=pytest.mark.slow),
+    ],
+)
 def test_an_interrupted_demo_leaves_no_process(demo_checkpoint, tmp_path, pattern, children):
     folder = tmp_path / "demo"
     if pattern != "*":  # training comes before all else, and takes its time

@@ -342,7 +342,10 @@ def test_a_graph_with_mixed_types_is_refused_before_any_builder_sees_it(tmp_path
         check_half(tmp_path / "mixed.onnx", "fp16")
 
 
-@pytest.mark.parametrize("model_type", list(ARCHITECTURES))
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(name, marks=() if name in ("bert", "roberta") else pytest.mark.slow) for name in ARCHITECTURES],
+)
 def test_every_product_of_a_real_architecture_is_half_and_the_answers_are_near(model_type, tmp_path):
     checkpoint = read_checkpoint(random_classifier(tmp_path / "checkpoint", model_type=model_type))
     export_standard(load_torch(checkpoint), checkpoint, tmp_path / "fp32.onnx")

@@ -78,7 +78,13 @@ def own_run(real, half):
 
 
 @pytest.mark.parametrize(
-    "damage", ["overflowing_values", "overflowing_feed_forward", "overflowing_variance", "vanishing_vectors"]
+    "damage",
+    [
+        pytest.param("overflowing_values", marks=pytest.mark.slow),
+        pytest.param("overflowing_feed_forward", marks=pytest.mark.slow),
+        "overflowing_variance",
+        "vanishing_vectors",
+    ],
 )
 def test_damage_is_found_and_the_guilty_nodes_alone_stay_fp32(real, tmp_path, damage):
     graph = real.graph()
