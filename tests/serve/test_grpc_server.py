@@ -45,7 +45,7 @@ class Peer:
 
     def __init__(self, port, **settings):
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=60)
         if settings:
             named = {h2.settings.SettingCodes[name]: value for name, value in settings.items()}
             self.h2.local_settings = h2.settings.Settings(client=True, initial_values=named)
@@ -165,11 +165,11 @@ def test_a_call_in_one_frame_or_in_many(server):
 
 
 def test_a_message_larger_than_every_window_comes_in_and_its_answer_goes_out(tmp_path):
-    texts = ["hello"] * 40_000
+    texts = ["hello"] * 30_000
     capacity = Capacity(Limits(rows=50_000, tokens=1_000_000))
     with (
         serving_fronts(tmp_path, capacity=capacity) as server,
-        peer(server.grpc_port, INITIAL_WINDOW_SIZE=999) as client,
+        peer(server.grpc_port, INITIAL_WINDOW_SIZE=9_999) as client,
     ):
         stream = client.open()
         message = request(*texts)
