@@ -34,20 +34,6 @@ def binomial_cdf(t: npt.ArrayLike, n: npt.ArrayLike, q: float) -> Floats:
     return result
 
 
-def samples_needed(over: int, allowed: float, confidence: float) -> int:
-    """The smallest run that confirms a share target with ``over`` independent requests over the limit.
-
-    ``min{n : P(Binomial(n, allowed) <= over) <= 1 - confidence}``, from MLPerf LoadGen's early stopping.
-    """
-    low, high = over, max(1, over)
-    while binomial_cdf(over, high, allowed) > 1.0 - confidence:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if binomial_cdf(over, middle, allowed) <= 1.0 - confidence else (middle, high)
-    return high
-
-
 def _incomplete_beta(a: Floats, b: Floats, x: float) -> Floats:
     """The regularised I_x(a, b); by its symmetry from the side where the continued fraction converges fast."""
     swapped = x > (a + 1.0) / (a + b + 2.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,7 @@ class OnnxEngine:
             raise _failed(f"engine {self.id} can't be loaded by ONNX Runtime", error) from None
         if session.get_providers() != [PROVIDER]:
             raise EngineFailed(f"provider of engine {self.id}", found=session.get_providers(), wanted=PROVIDER)
-        found = {node.name for node in session.get_inputs()}, {node.name for node in session.get_outputs()}
-        wanted = {spec.name for spec in self.inputs}, set(self._names)
-        if found != wanted:
-            raise EngineFailed(f"inputs and outputs of engine {self.id}", found=found, wanted=wanted)
+        check_names(self.id, session, self.inputs, self._names)
         return session
 
     def run(self, feed: Feed) -> Outputs:
@@ -58,6 +56,18 @@ class OnnxEngine:
     def close(self) -> None:
         """See ``Engine.close``."""
         self._session = None
+
+
+def check_names(engine_id: str, session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> None:
+    """See that a session has the inputs and outputs that its entry names.
+
+    Raises:
+        EngineFailed: it has others.
+    """
+    found = {node.name for node in session.get_inputs()}, {node.name for node in session.get_outputs()}
+    wanted = {spec.name for spec in inputs}, set(outputs)
+    if found != wanted:
+        raise EngineFailed(f"inputs and outputs of engine {engine_id}", found=found, wanted=wanted)
 
 
 def session_options(options: EngineOptions) -> Any:

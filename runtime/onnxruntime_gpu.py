@@ -16,10 +16,10 @@ from ..bundle.manifest import EngineEntry
 from ..bundle.specs import Layout, TensorSpec
 from .device import chosen_device, out_of_memory
 from .engine import EngineOptions, Feed, Outputs
+from .onnxruntime import SEVERITY_ERROR, check_names
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS = {"onnxruntime-cuda": CUDA, "onnxruntime-tensorrt": TENSORRT}
-SEVERITY_ERROR = 3
 
 
 class OnnxGpuEngine:
@@ -57,10 +57,7 @@ class OnnxGpuEngine:
         except Exception as error:  # noqa: BLE001 - the runtime raises a dozen kinds of its own
             raise _failed(f"engine {self.id} can't be loaded by ONNX Runtime", error) from None
         check_providers(self.id, session.get_providers(), self._provider)
-        found = {node.name for node in session.get_inputs()}, {node.name for node in session.get_outputs()}
-        specs = {spec.name for spec in self.inputs}, set(self._names)
-        if found != specs:
-            raise EngineFailed(f"inputs and outputs of engine {self.id}", found=found, wanted=specs)
+        check_names(self.id, session, self.inputs, self._names)
         return session
 
     def run(self, feed: Feed) -> Outputs:

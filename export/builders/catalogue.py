@@ -19,8 +19,8 @@ from .tensorrt_build import Progress
 from .tensorrt_profile import Profile
 
 
-class Builder(Protocol):
-    """Makes one engine."""
+class Described(Protocol):
+    """What is known of an engine before it is built."""
 
     @property
     def id(self) -> str:
@@ -46,6 +46,10 @@ class Builder(Protocol):
         """Why it can't be built on this machine and what to install; None if it can."""
         ...
 
+
+class Builder(Described, Protocol):
+    """Makes one engine."""
+
     def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
         """Write the engine's files.
 
@@ -65,32 +69,8 @@ class Builder(Protocol):
 
 
 @runtime_checkable
-class TypedBuilder(Protocol):
+class TypedBuilder(Described, Protocol):
     """Makes one engine for a GPU from a strongly typed graph."""
-
-    @property
-    def id(self) -> str:
-        """The engine's id, e.g. ``tensorrt-fp16``."""
-        ...
-
-    @property
-    def runtime(self) -> str:
-        """Name in ``runtime/catalogue``."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """``fp32`` or ``fp16``."""
-        ...
-
-    @property
-    def layout(self) -> Layout:
-        """How the engine wants its rows."""
-        ...
-
-    def unavailable(self) -> str | None:
-        """Why it can't be built on this machine and what to install; None if it can."""
-        ...
 
     def build_typed(
         self,

@@ -37,10 +37,6 @@ class Profile:
         least, usual, most = zip(self.rows, self.length, strict=True)
         return (least[0], least[1]), (usual[0], usual[1]), (most[0], most[1])
 
-    def holds(self, rows: int, length: int) -> bool:
-        """Whether a call has a shape of this profile."""
-        return self.rows[0] <= rows <= self.rows[2] and self.length[0] <= length <= self.length[2]
-
     def __str__(self) -> str:
         """For sidecars and tables, e.g. ``rows 1..8..32, length 1..24..512``."""
         return "rows {}..{}..{}, length {}..{}..{}".format(*self.rows, *self.length)

@@ -92,9 +92,6 @@ def test_profiles_follow_the_lengths_and_stop_at_the_usable_length():
     alone, batch = profiles_of([5] * 60 + [20] * 35 + [300] * 5, 128)
     assert (alone.rows, alone.length) == ((1, 1, 1), (1, 8, 128))
     assert (batch.rows, batch.length) == ((1, 8, 32), (1, 24, 128))
-    assert alone.holds(1, 128)
-    assert not alone.holds(2, 5)
-    assert not batch.holds(33, 5)
     assert len(profiles_of([5], 128, rows=1)) == 1
     assert profiles_of([], 17)[0].length == (1, 17, 17)
 
