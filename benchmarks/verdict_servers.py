@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 Singles = npt.NDArray[np.float32]
 SHARES = (0.5, 0.95, 0.99)
+_FORGOTTEN = 500  # requests after which a batch server no longer shows what its queue was
 _FEW_RUNS = 500  # below, a step of numpy costs more than what it does
 
 
@@ -224,7 +225,7 @@ class BatchServer:
     most: int = 8
     fixed: float = 1.0
     each: float = 0.25
-    _free: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    _gaps: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 0)))
     _known: dict[float, float] = field(default_factory=dict)
 
     @property
@@ -242,38 +243,55 @@ class BatchServer:
         return self._known[share]
 
     def start(self, random: np.random.Generator, runs: int) -> None:
-        """From an empty queue, with 500 requests in advance."""
-        self._free = np.zeros(runs)
-        self.chunk(random, 500)
+        """See :class:`Server`."""
+        self._gaps = self._draw(random, _FORGOTTEN + self.most, runs)
 
     def chunk(self, random: np.random.Generator, steps: int) -> Singles:
-        """See :class:`Server`. The batch at a chunk's end takes nobody of the next chunk; chunks are long."""
-        runs = len(self._free)
-        gaps = random.standard_exponential((steps, runs))
-        gaps /= self.rate
-        due = np.full((steps + self.most, runs), np.inf)
-        np.cumsum(gaps, axis=0, out=due[:steps])
-        ended = np.empty((steps + self.most) * runs)
-        flat, columns, places = due.ravel(), np.arange(runs), np.arange(self.most)[:, np.newaxis]
-        next_in, free = np.zeros(runs, dtype=np.int64), self._free
-        while (going := next_in < steps).any():
-            index = (next_in + places) * runs + columns
-            waiting = flat[np.minimum(index, flat.size - 1)]
-            begin = np.maximum(free, waiting[0])
-            taken = waiting <= begin
-            size = taken.sum(axis=0)
-            end = begin + self.fixed + self.each * size
-            taken &= going
-            ended[index[taken]] = np.broadcast_to(end, taken.shape)[taken]
-            free = np.where(going, end, free)
-            next_in = np.where(going, next_in + size, next_in)
-        self._free = free - due[steps - 1]
-        latency = ended.reshape(due.shape)[:steps] - due[:steps]
-        return np.asarray(latency, dtype=np.float32)
+        """See :class:`Server`.
+
+        The latest 500 arrivals are all that is kept from chunk to chunk: what a queue was so long ago no
+        longer shows. So a few long runs are cut into many stretches, each begun early from an empty queue and gone
+        through side by side; and each sees the few arrivals after it that its last batch may still take.
+        """
+        gaps = np.concatenate([self._gaps, self._draw(random, steps, self._gaps.shape[1])])
+        self._gaps = gaps[steps:].copy()
+        parts = self._parts(steps)
+        length = steps // parts
+        rows = _FORGOTTEN + length + self.most
+        side_by_side = np.concatenate([gaps[at * length : at * length + rows] for at in range(parts)], axis=1)
+        latency = self._answer(side_by_side)[_FORGOTTEN : _FORGOTTEN + length]
+        return np.ascontiguousarray(latency.reshape(length, parts, -1).swapaxes(0, 1).reshape(steps, -1))
 
     def keep(self, runs: npt.NDArray[np.bool_]) -> None:
         """See :class:`Server`."""
-        self._free = self._free[runs]
+        self._gaps = self._gaps[:, runs]
+
+    def _draw(self, random: np.random.Generator, steps: int, runs: int) -> npt.NDArray[np.float64]:
+        gaps = random.standard_exponential((steps, runs))
+        gaps /= self.rate
+        return gaps
+
+    def _parts(self, steps: int) -> int:
+        """Into how many stretches a chunk is cut: until numpy has a thousand runs to do at once, or they get short."""
+        wanted = min(1000 // self._gaps.shape[1], steps // (2 * _FORGOTTEN))
+        return max((parts for parts in range(1, wanted + 1) if steps % parts == 0), default=1)
+
+    def _answer(self, gaps: npt.NDArray[np.float64]) -> Singles:
+        """Latencies of an empty queue's arrivals, row by row: one joins the batch before it if it came no later than
+        that began and there is room; else it begins the next, when the engine is free. How large its batch became is
+        known afterwards, from behind."""
+        due = np.cumsum(gaps, axis=0)
+        joined, ended = np.empty(due.shape, dtype=bool), gaps  # the gaps' place is taken by the ends
+        begun, size, end = np.full(due.shape[1], -np.inf), np.zeros(due.shape[1]), np.zeros(due.shape[1])
+        for at, now in enumerate(due):
+            joins = np.logical_and(now <= begun, size < self.most, out=joined[at])
+            begun = np.where(joins, begun, np.maximum(end, now))
+            size *= joins
+            size += 1.0
+            end = np.add(begun, self.fixed + self.each * size, out=ended[at])
+        for at in range(len(due) - 1, 0, -1):
+            np.copyto(ended[at - 1], ended[at], where=joined[at])
+        return np.asarray(ended - due, dtype=np.float32)
 
 
 SERVERS = (MM1, MD1, BatchServer, Bursts, Noise)

@@ -36,25 +36,32 @@ def binomial_cdf(t: npt.ArrayLike, n: npt.ArrayLike, q: float) -> Floats:
 
 def _incomplete_beta(a: Floats, b: Floats, x: float) -> Floats:
     """The regularised I_x(a, b); by its symmetry from the side where the continued fraction converges fast."""
+    if a.size == 1:  # plain floats, with numpy's overhead for each of many short steps left out
+        return np.full(a.shape, _incomplete_beta_of_one(a.item(), b.item(), x))
     swapped = x > (a + 1.0) / (a + b + 2.0)
     first, second = np.where(swapped, b, a), np.where(swapped, a, b)
     at = np.where(swapped, 1.0 - x, x)
-    log_front = np.array(
-        [math.lgamma(s) - math.lgamma(u) - math.lgamma(v) for s, u, v in zip(a + b, a, b, strict=True)]
-    )
+    log_front = np.array([_log_front(*pair) for pair in zip(a.tolist(), b.tolist(), strict=True)])
     front = np.exp(log_front + first * np.log(at) + second * np.log1p(-at)) / first
-    value = front * _continued_fraction(first, second, at)
+    value = front * _lentz(first, second, at, lambda change: np.abs(change).max())
     return np.asarray(np.clip(np.where(swapped, 1.0 - value, value), 0.0, 1.0))
 
 
-def _continued_fraction(a: Floats, b: Floats, x: Floats) -> Floats:
-    """DLMF 8.17.22 by Lentz's method; O(sqrt(max(a, b))) terms."""
-    if a.size == 1:  # plain floats, with numpy's overhead for each of many short steps left out
-        return np.full(a.shape, _lentz(a.item(), b.item(), x.item(), abs))
-    return np.asarray(_lentz(a, b, x, lambda change: np.abs(change).max()))
+def _incomplete_beta_of_one(a: float, b: float, x: float) -> float:
+    swapped = x > (a + 1.0) / (a + b + 2.0)
+    first, second, at = (b, a, 1.0 - x) if swapped else (a, b, x)
+    front = math.exp(_log_front(a, b) + first * math.log(at) + second * math.log1p(-at)) / first
+    value = front * float(_lentz(first, second, at, abs))
+    return min(1.0, max(0.0, 1.0 - value if swapped else value))
+
+
+def _log_front(a: float, b: float) -> float:
+    """The logarithm of 1 / B(a, b)."""
+    return math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
 
 
 def _lentz(a: Any, b: Any, x: Any, worst: Callable[[Any], float]) -> Any:
+    """The continued fraction DLMF 8.17.22 by Lentz's method; O(sqrt(max(a, b))) terms."""
     c = 1.0 + 0.0 * x
     d = 1.0 / _not_zero(1.0 - (a + b) * x / (a + 1.0))
     value = d

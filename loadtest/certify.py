@@ -99,14 +99,16 @@ def decide(run: Batches, allowed: float, confidence: float = CONFIDENCE) -> Deci
     gross in both directions, with more than three times the allowed share over the limit and more than the allowed
     share over three times the limit, refutes by the plain count of n and t.
     """
-    n, t, v = run.n, run.over, inflation(run, allowed)
+    n, t, stretch = run.n, run.over, excess_inflation(run)
+    v = inflation(run, allowed, stretch)
     so_few = binomial_cdf(np.ceil(t / v), np.floor(n / v), allowed)
     so_many = 1.0 - binomial_cdf(np.floor(t / v) - 1.0, np.ceil(n / v), allowed)
     gross = (t > GROSS * allowed * n) & (run.far > allowed * n)
-    plain = 1.0 - binomial_cdf(t - 1.0, n, allowed)
-    so_many = np.where(gross, np.minimum(so_many, plain), so_many)
+    if gross.any():
+        plain = 1.0 - binomial_cdf(t - 1.0, n, allowed)
+        so_many = np.where(gross, np.minimum(so_many, plain), so_many)
     chance = 1.0 - confidence
-    long_enough = (excess_inflation(run) <= 1.0) | (n / excess_inflation(run) >= LEAST_CLUSTERS)
+    long_enough = (stretch <= 1.0) | (n / stretch >= LEAST_CLUSTERS)
     return Decision((so_few <= chance) & long_enough, so_many <= chance, v, so_few, so_many)
 
 

@@ -97,8 +97,8 @@ def excess_inflation(run: Batches) -> Floats:
     return inflation_of_means(run.excess, run.length, run.excess_variance)
 
 
-def inflation(run: Batches, allowed: float) -> Floats:
+def inflation(run: Batches, allowed: float, stretch: Floats | None = None) -> Floats:
     """The number of requests that count as one: the larger of the clustering of requests over the limit (measured
-    against the variance at exactly the allowed share) and that of the excess."""
+    against the variance at exactly the allowed share) and that of the excess (``stretch``, where it is known)."""
     marks = inflation_of_means(run.over_share, run.length, allowed * (1.0 - allowed))
-    return np.maximum(marks, excess_inflation(run))
+    return np.maximum(marks, excess_inflation(run) if stretch is None else stretch)

@@ -67,5 +67,5 @@ def advise_from(pilot: Batches, allowed: float) -> Advice:
     independent = (spread / (allowed - beyond)) ** 2
     stretch = excess_inflation(pilot)
     trusted = (stretch <= 1.0) | (pilot.n / stretch >= LEAST_CLUSTERS)
-    wanted = RESERVE * np.maximum(independent * inflation(pilot, allowed), LEAST_CLUSTERS * stretch)
+    wanted = RESERVE * np.maximum(independent * inflation(pilot, allowed, stretch), LEAST_CLUSTERS * stretch)
     return Advice(np.ceil(np.where(trusted, wanted, 2.0 * LEAST_CLUSTERS * stretch)), np.asarray(trusted))
