@@ -28,21 +28,28 @@ def server_metadata() -> ServerMetadata:
 
 
 def model_config(served: Served, capacity: Capacity) -> ModelConfig:
-    """How a model may be asked: its tensors by row, and the most rows of a request."""
+    """How a model may be asked.
+
+    Rows are an axis of the tensors' own, so to Triton's clients it is a model that does not batch: in one that does, every
+    row needs an axis of its own, which a text has not.
+    """
     metadata = served.metadata
     return ModelConfig(
         name=served.name,
         platform=metadata.platform,
         backend=metadata.platform.rpartition("_")[0] or metadata.platform,
-        max_batch_size=capacity.limits.rows,
-        input=tuple(ConfigInput(*_by_row(spec)) for spec in metadata.inputs),
-        output=tuple(ConfigOutput(*_by_row(spec)) for spec in metadata.outputs),
+        max_batch_size=0,
+        input=tuple(ConfigInput(*_tensor(spec)) for spec in metadata.inputs),
+        output=tuple(ConfigOutput(*_tensor(spec)) for spec in metadata.outputs),
         dynamic_batching=DynamicBatching(
             max_queue_delay_microseconds=round(capacity.policy.linger * 1e6),
             priority_levels=max(Priority),
             default_priority_level=Priority.NORMAL,
         ),
-        parameters={name: ConfigParameter(value) for name, value in metadata.properties.items()},
+        parameters={
+            **{name: ConfigParameter(value) for name, value in metadata.properties.items()},
+            "max_rows": ConfigParameter(str(capacity.limits.rows)),
+        },
     )
 
 
@@ -60,5 +67,5 @@ def index(models: Sequence[Served], expected: Set[str], *, opened: bool, drainin
     return entries
 
 
-def _by_row(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
-    return spec.name, data_type(spec.dtype), tuple(spec.shape[1:])
+def _tensor(spec: TensorSpec) -> tuple[str, str, tuple[int, ...]]:
+    return spec.name, data_type(spec.dtype), tuple(spec.shape)

@@ -16,7 +16,7 @@ class ConfigInput:
     Attributes:
         name: as in the metadata.
         data_type: e.g. ``TYPE_STRING`` for BYTES, ``TYPE_FP32``.
-        dims: shape of one row, the first axis of the metadata's shape left out.
+        dims: shape; where ``max_batch_size`` is not 0, of one row, the first axis of the metadata's shape left out.
         optional: whether a request may leave it out.
     """
 
@@ -74,12 +74,12 @@ class ModelConfig:
         name: model name.
         platform: as in the metadata.
         backend: the engine's runtime.
-        max_batch_size: most rows of one request.
+        max_batch_size: most rows of one request; 0: the rows are an axis of ``dims``.
         input: inputs.
         output: outputs.
         dynamic_batching: how long a request may wait for company.
         model_transaction_policy: one answer a request.
-        parameters: the properties of the metadata, for which the gRPC metadata has no place.
+        parameters: the properties of the metadata, for which the gRPC metadata has no place, and ``max_rows``.
     """
 
     name: str

@@ -99,20 +99,20 @@ def test_statistics_of_a_version_of_a_name_and_of_all(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_the_configuration_says_what_one_row_is_and_how_many_rows_a_request_may_have(tmp_path: Path) -> None:
+def test_the_configuration_has_the_shapes_of_the_metadata_and_the_most_rows(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving(tmp_path) as plane:
             config, metadata = plane.model_config("tiny"), plane.model_metadata("tiny")
-            assert config.max_batch_size == 4096
+            assert config.max_batch_size == 0
             tensors = {tensor.name: tensor.dims for tensor in (*config.input, *config.output)}
             specs = {spec.name: spec.shape for spec in (*metadata.inputs, *metadata.outputs)}
-            # What a client makes of max_batch_size: the metadata's shape is a free axis and the row's dims.
-            assert {name: (-1, *dims) for name, dims in tensors.items()} == specs
-            assert tensors["scores"] == (len(LABELS),)
+            assert tensors == specs
+            assert tensors["scores"] == (-1, len(LABELS))
             types = {tensor.name: tensor.data_type for tensor in (*config.input, *config.output)}
             assert (types["text"], types["label"], types["score"]) == ("TYPE_STRING", "TYPE_STRING", "TYPE_FP32")
             assert not config.model_transaction_policy.decoupled
-            assert {name: word.string_value for name, word in config.parameters.items()} == metadata.properties
+            words = {name: word.string_value for name, word in config.parameters.items()}
+            assert words == {**metadata.properties, "max_rows": "4096"}
             with pytest.raises(NotFound):
                 plane.model_config("tiny", "9")
 
