@@ -30,8 +30,8 @@ def server_metadata() -> ServerMetadata:
 def model_config(served: Served, capacity: Capacity) -> ModelConfig:
     """How a model may be asked.
 
-    Rows are an axis of the tensors' own, so to Triton's clients it is a model that does not batch: in one that does, every
-    row needs an axis of its own, which a text has not.
+    Rows are an axis of the tensors' own, so to Triton's clients it is a model that does not batch: in one that does,
+    every row needs an axis of its own, which a text has not.
     """
     metadata = served.metadata
     return ModelConfig(

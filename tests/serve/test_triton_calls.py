@@ -144,8 +144,8 @@ def test_the_calls_of_perf_analyzer_in_its_order(asker):
     """Metadata, configuration, extensions, statistics, load with ``--shape text:3``, statistics."""
     metadata, config = asker.metadata("tiny"), asker.config("tiny")
     assert {tensor["name"] for tensor in config["input"]} <= {tensor["name"] for tensor in metadata["inputs"]}
-    # Of a model that batches it takes the metadata's shape without the first axis for one row, and a row of no axes it can't
-    # make: "unable to set shape for the input", whatever --shape says. A free axis it lets --shape set.
+    # Of a model that batches it takes the metadata's shape without the first axis for one row, and a row of no axes
+    # it can't make: "unable to set shape for the input", whatever --shape says. A free axis it lets --shape set.
     assert int(config.get("max_batch_size", 0)) == 0
     (text,) = metadata["inputs"]
     assert list(map(int, text["shape"])) == [-1]
