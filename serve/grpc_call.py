@@ -18,10 +18,10 @@ from typing import Any, NoReturn
 import grpc
 
 from ..bundle.errors import TooLarge
+from ..wire.h2_headers import Fields, write_headers
 from .grpc_messages import MessageReader, with_prefix
 from .grpc_status import Aborted, Metadata, invalid, ok_block, read_timeout, refused
 from .h2_connection import STREAM_WINDOW, H2Connection
-from .h2_headers import Fields, write_headers
 from .h2_stream import OutStream
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from urllib.parse import quote
 import grpc
 
 from ..bundle.errors import NlpdeployError
+from ..wire.h2_headers import write_headers
 from ..wire.status import failure_of
-from .h2_headers import write_headers
 
 Metadata = Sequence[tuple[str, str]]
 """Names in lower case, values of printable ASCII."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import grpc
 
-from . import h2_frames as h2
+from ..wire import h2_frames as h2
+from ..wire.h2_frames import ConnectionFault, ErrorCode, frame
+from ..wire.h2_headers import HeaderBlock, HeaderReader
 from .grpc_limits import ConnectionState
-from .h2_frames import ConnectionFault, ErrorCode, frame
-from .h2_headers import HeaderBlock, HeaderReader
 from .h2_stream import OutStream, StreamCall
 
 STREAM_WINDOW, CONNECTION_WINDOW = 262_144, 4_194_304

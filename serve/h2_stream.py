@@ -9,8 +9,8 @@ from typing import Protocol
 
 import grpc
 
-from .h2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, LARGEST_FRAME, frame
-from .h2_headers import Fields
+from ..wire.h2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, LARGEST_FRAME, frame
+from ..wire.h2_headers import Fields
 
 MOST_WAITING = 65_536
 """Bytes that wait for the client's windows before whoever writes a stream is to wait too."""

@@ -55,11 +55,15 @@ class ConnectionFault(Exception):
 
 
 class FrameReader:
-    """A client's bytes as they come -> whole frames, once it has said that it speaks HTTP/2."""
+    """The other side's bytes as they come -> whole frames.
 
-    def __init__(self) -> None:
+    Args:
+        from_client: the other side is a client, which first says that it speaks HTTP/2.
+    """
+
+    def __init__(self, *, from_client: bool = True) -> None:
         self._rest = b""
-        self._greeted = False
+        self._greeted = not from_client
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that these bytes make whole.
