@@ -129,9 +129,32 @@ class AdmissionQueue:
             self._check_open()
             if self._held + rows > self._limits.rows:
                 self._refused(Refusal.QUEUE_ROWS)
-                raise self._overloaded("queue is full", f"{self._held} rows waiting", f"{self._limits.rows}")
+                raise self._full_of_rows(time.monotonic())
             self._held += rows
             job.queued = rows
+
+    def hopeless(self, length: int, deadline: float, now: float) -> Overloaded | None:
+        """The refusal, counted, of a request that nobody has read, if it must be refused whatever stands in it.
+
+        Args:
+            length: tokens that its first row has at least; its priority is normal.
+            deadline: its own.
+            now: monotonic seconds.
+
+        Returns:
+            The error, to be answered and not raised; None where the request has to be read.
+        """
+        with self._changed:
+            if self._closed:
+                return None
+            if self._held >= self._limits.rows:
+                self._refused(Refusal.QUEUE_ROWS)
+                return self._full_of_rows(now)
+            wait = self._scheduler.hopeless(length, deadline, now)
+            if wait is None:
+                return None
+            self._refused(Refusal.FORECAST)
+            return self._too_late(wait, deadline, now)
 
     def submit(self, job: Job, now: float) -> None:
         """Queue a reserved job, ``job.rows`` filled. One that was withdrawn meanwhile is left out.
@@ -217,17 +240,24 @@ class AdmissionQueue:
         limit = self._limits.tokens
         if self._scheduler.tokens + tokens > limit:
             self._refused(Refusal.QUEUE_TOKENS)
-            raise self._overloaded("queue is full", f"{self._scheduler.tokens} tokens waiting", f"{limit}")
+            now = time.monotonic()
+            raise self._overloaded("queue is full", f"{self._scheduler.tokens} tokens waiting", f"{limit}", now)
 
     def _check_deadline(self, tickets: Sequence[Ticket[Job]], now: float) -> None:
         if not tickets or math.isinf(tickets[0].deadline):
             return
         wait = self._scheduler.refusal(tickets, now)
         if wait is not None:
-            left = max(tickets[0].deadline - now, 0.0)
             self._refused(Refusal.FORECAST)
-            raise self._overloaded("the deadline can't be met", f"a wait of {wait:.3f} s", f"{left:.3f} s")
+            raise self._too_late(wait, tickets[0].deadline, now)
 
-    def _overloaded(self, what: str, found: str, wanted: str) -> Overloaded:
-        retry = max(self._scheduler.drain_seconds(time.monotonic()), LEAST_RETRY)
+    def _full_of_rows(self, now: float) -> Overloaded:
+        return self._overloaded("queue is full", f"{self._held} rows waiting", f"{self._limits.rows}", now)
+
+    def _too_late(self, wait: float, deadline: float, now: float) -> Overloaded:
+        left = max(deadline - now, 0.0)
+        return self._overloaded("the deadline can't be met", f"a wait of {wait:.3f} s", f"{left:.3f} s", now)
+
+    def _overloaded(self, what: str, found: str, wanted: str, now: float) -> Overloaded:
+        retry = max(self._scheduler.drain_seconds(now), LEAST_RETRY)
         return Overloaded(what, found=found, wanted=f"at most {wanted}", retry_after=retry)

@@ -11,6 +11,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 
 from ..wire import codec_descriptions, codec_proto, oip
+from ..wire.json_large import LARGE
 from ..wire.oip import Message
 from ..wire.tensors import InferResponse
 from ..wire.timing import SERVER_TIMING, server_timing
@@ -21,7 +22,7 @@ from .grpc_server import GrpcServer
 from .grpc_stream import InferStream
 from .plane import DataPlane
 from .reflection import reflection_handlers
-from .request_log import RequestLog
+from .request_log import RequestLog, note_model
 
 Context = Any  # grpc.aio.ServicerContext; grpcio ships no types
 Call = Callable[[Message, Context], Awaitable[Message]]
@@ -131,9 +132,14 @@ class GrpcFront:
         return codec_proto.encode_model_metadata(self._plane.model_metadata(request.name, request.version))
 
     async def _model_infer(self, raw: bytes, context: Context) -> Message:
-        deadline, aside = _deadline(context), self._plane.aside
-        request = await aside.run(len(raw), lambda: codec_proto.decode_request(_parse_infer(raw)))
-        inference = await self._plane.infer(request, deadline=deadline, size=len(raw))
+        deadline, size = _deadline(context), len(raw)
+        if size <= LARGE:
+            message = _parse_infer(raw)
+            self._turn_away(message, size, deadline)
+            request = codec_proto.decode_request(message)
+        else:
+            request = await self._plane.aside.run(size, lambda: codec_proto.decode_request(_parse_infer(raw)))
+        inference = await self._plane.infer(request, deadline=deadline, size=size)
         context.set_trailing_metadata(((SERVER_TIMING, server_timing(inference.stages)),))
         return codec_proto.encode_response(inference.response)
 
@@ -141,11 +147,26 @@ class GrpcFront:
         deadline = _deadline(context)  # of the whole stream
 
         async def infer(message: Message, size: int) -> InferResponse:
+            self._turn_away(message, size, deadline)
             request = await self._plane.aside.run(size, lambda: codec_proto.decode_request(message))
             return (await self._plane.infer(request, deadline=deadline, size=size)).response
 
         logged = self._requests.grpc(infer) if self._requests else infer
         await InferStream(context, logged, self._stopping).run()
+
+    def _turn_away(self, message: Message, size: int, deadline: float | None) -> None:
+        """Refuse, before its tensors are read, a request that would be refused whatever stands in them.
+
+        Raises:
+            Overloaded: it is one.
+        """
+        if not may_be_judged(message):
+            return
+        turned = self._plane.turned_away("infer", message.model_name, message.model_version, size, deadline)
+        if turned is not None:
+            error, served = turned
+            note_model(served.name, served.version, message.id)
+            raise error
 
     async def _model_config(self, request: Message, context: Context) -> Message:
         config = self._plane.model_config(request.name, request.version)
@@ -203,3 +224,11 @@ def _deadline(context: Context) -> float | None:
     """When the caller's time is over, in seconds of ``time.monotonic``; None where it named none."""
     remaining = context.time_remaining()
     return None if remaining is None else time.monotonic() + remaining
+
+
+def may_be_judged(message: Message) -> bool:
+    """Whether a ``ModelInferRequest`` has a row, if it is sound, and names neither priority nor deadline of its own."""
+    parameters, inputs = message.parameters, message.inputs
+    if "priority" in parameters or "timeout" in parameters:
+        return False
+    return bool(inputs) and all(all(tensor.shape) for tensor in inputs)

@@ -137,7 +137,23 @@ class Connection(asyncio.Protocol):
             return
         method, target = self._parser.get_method().decode("ascii"), self._target.decode("latin-1")
         keep_alive = self._parser.should_keep_alive()
-        self._enqueue(Request(method, target, self._headers, bytes(self._body), keep_alive))
+        request = Request(method, target, self._headers, bytes(self._body), keep_alive)
+        if not self._answered_at_once(request):
+            self._enqueue(request)
+
+    def _answered_at_once(self, request: Request) -> bool:
+        """Answer what needs neither a task nor a wait, where nothing goes before it; whether that was so."""
+        if self._task is not None or not request.keep_alive or self._server.draining or not self._writable.is_set():
+            return False
+        try:
+            response = self._server.at_once(request)
+        except Exception as error:  # noqa: BLE001 - as in _handled
+            response = _failed(error)
+        if response is None:
+            return False
+        self._transport.write(response_bytes(response, head_only=request.method == "HEAD", close=False))
+        self._time_out()
+        return True
 
     # -- answering ----------------------------------------------------------------------------------------------------
 
@@ -177,8 +193,7 @@ class Connection(asyncio.Protocol):
         try:
             return await self._server.handler(request)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets exactly one answer
-            failure = explain(error)
-            return error_response(failure.status.http, failure.detail, failure.headers())
+            return _failed(error)
 
     def _send_continue(self) -> None:
         """Ask for the body that a client holds back, once it is that request's turn."""
@@ -263,3 +278,8 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
+
+
+def _failed(error: Exception) -> Response:
+    failure = explain(error)
+    return error_response(failure.status.http, failure.detail, failure.headers())

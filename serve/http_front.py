@@ -12,11 +12,13 @@ from ..bundle.errors import InvalidInput, NotFound, TooLarge
 from ..wire import codec_descriptions, codec_json, json_metadata
 from ..wire.codec_json import HEADER_LENGTH, OutputForm
 from ..wire.json_text import dump_json, parse_json
+from ..wire.status import failure_of
 from ..wire.tensors import InferRequest, Parameter
 from ..wire.timing import SERVER_TIMING, TIMEOUT_HEADER, server_timing
 from .http_limits import HttpLimits
 from .http_messages import JSON, Request, Response, error_response
 from .http_server import HttpServer
+from .http_unread import may_be_judged
 from .plane import DataPlane
 from .request_log import RequestLog
 
@@ -60,7 +62,7 @@ class HttpFront:
         self._requests = requests
         handle = requests.http(self._handle) if requests else self._handle
         limits = limits or HttpLimits(body=max_message_bytes)
-        self._server = HttpServer(handle, host, port, limits, refused=self._refused)
+        self._server = HttpServer(handle, host, port, limits, refused=self._refused, at_once=self._turned_away)
         plane.metrics.http_connections.set_function(lambda: self._server.open_connections)
         self._found: dict[str, tuple[Served, str, str]] = {}
         self._whole: dict[tuple[str, ...], Served] = {
@@ -79,6 +81,7 @@ class HttpFront:
             "infer": (_POST, self._infer),
             "predict": (_POST, self._predict),
         }
+        self._forms: dict[Route, str] = {self._infer: "infer", self._predict: "predict"}
 
     async def start(self) -> int:
         """Listen; returns the port.
@@ -100,6 +103,25 @@ class HttpFront:
         self._plane.metrics.refused_by_http(status)
         if self._requests is not None:
             self._requests.refused_by_http(status)
+
+    def _turned_away(self, request: Request) -> Response | None:
+        """The answer to a request that is refused unread; None to all others."""
+        found = self._found.get(request.target)  # addresses that were asked before: whatever is wrong is told elsewhere
+        form = self._forms.get(found[0][1]) if found and request.method == "POST" else None
+        if found is None or form is None or not may_be_judged(form, request):
+            return None
+        try:
+            deadline = _deadline(request)
+        except InvalidInput:
+            return None
+        turned = self._plane.turned_away(form, found[1], found[2], len(request.body), deadline)
+        if turned is None:
+            return None
+        error, served = turned
+        failure = failure_of(error)
+        if self._requests is not None:
+            self._requests.turned_away("http", served.name, served.version, failure.status.http)
+        return error_response(failure.status.http, failure.detail, failure.headers())
 
     async def _handle(self, request: Request) -> Response:
         (methods, route), model, version = self._find(request.target)

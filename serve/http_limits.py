@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .http_messages import Handler
+from .http_messages import AtOnce, Handler
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class ServerState:
 
     Attributes:
         handler: answers one request.
+        at_once: asked before it, where nothing goes before a request on its connection.
         limits: for each connection and for all.
         refused: told the status of each answer that the handler has no part in: 400, 405, 408, 413, 431, 503.
         connections: the open ones.
@@ -74,6 +75,7 @@ class ServerState:
     """
 
     handler: Handler
+    at_once: AtOnce
     limits: HttpLimits
     refused: Callable[[int], None]
     connections: set[OpenConnection] = field(default_factory=set)

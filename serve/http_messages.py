@@ -42,6 +42,8 @@ class Response:
 
 
 Handler = Callable[[Request], Awaitable[Response]]
+AtOnce = Callable[[Request], Response | None]
+"""The answer to a request that nothing has to be waited for; None where the handler is to be asked."""
 
 
 def error_response(status: int, detail: str, headers: Sequence[tuple[str, str]] = ()) -> Response:

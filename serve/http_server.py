@@ -10,10 +10,14 @@ from collections.abc import Callable
 from ..bundle.errors import InvalidInput
 from .http_connection import Connection
 from .http_limits import HttpLimits, ServerState
-from .http_messages import Handler
+from .http_messages import AtOnce, Handler, Request
 
 
 def _nobody_is_told(status: int) -> None:
+    return None
+
+
+def _nothing_at_once(request: Request) -> None:
     return None
 
 
@@ -26,6 +30,7 @@ class HttpServer:
         port: 0 for a free one.
         limits: of each connection and of all.
         refused: told the status of each answer that the handler has no part in.
+        at_once: answers, without a task of its own, what needs none.
     """
 
     def __init__(
@@ -35,8 +40,9 @@ class HttpServer:
         port: int,
         limits: HttpLimits | None = None,
         refused: Callable[[int], None] | None = None,
+        at_once: AtOnce = _nothing_at_once,
     ) -> None:
-        self._state = ServerState(handler, limits or HttpLimits(), refused=refused or _nobody_is_told)
+        self._state = ServerState(handler, at_once, limits or HttpLimits(), refused=refused or _nobody_is_told)
         self._host, self._port = host, port
         self._server: asyncio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from ..bundle.errors import DeadlineExceeded, InvalidInput, NotFound, Unavailable
+from ..bundle.errors import DeadlineExceeded, InvalidInput, NotFound, Overloaded, Unavailable
 from ..runtime.predictor import Predictor
 from ..wire.tensors import InferRequest, InferResponse
 from .admission import Refusal
@@ -140,6 +140,40 @@ class DataPlane(Catalogue):
             self.metrics.unrouted.labels(outcome_of(error)).inc()
             raise
 
+    def turned_away(
+        self, form: str, model: str, version: str, size: int, deadline: float | None
+    ) -> tuple[Overloaded, Served] | None:
+        """The refusal of a request that nobody has read, if it would be refused whatever stands in it.
+
+        Who offers twice what can be answered is sent away every second time: reading those requests, and tokenising
+        their texts, would take the cores from the engines. It is counted as any other refusal.
+
+        Args:
+            form: of the message: ``predict`` or ``infer``.
+            model: as asked.
+            version: as asked.
+            size: bytes of the message, which has at least one row and normal priority.
+            deadline: as for :meth:`infer`; the message names no earlier one.
+
+        Returns:
+            The error, to be answered and not raised, and the model; None where the request is to be read.
+        """
+        if self._draining or not self._opened:
+            return None
+        accepted = time.monotonic()
+        try:
+            served = self._models.find(model, version)
+        except NotFound:
+            return None
+        until = accepted + self._default_timeout if deadline is None else deadline
+        error = served.hopeless(form, size, until, accepted)
+        if error is None:
+            return None
+        spent = time.monotonic() - accepted
+        served.metrics.failed(spent, Overloaded.__name__)
+        served.statistics.failed(spent)
+        return error, served
+
     async def infer(self, request: InferRequest, *, deadline: float | None = None, size: int = 0) -> Inference:
         """Answer a ``ModelInfer``. Cancelling the awaiting task withdraws the work.
 
@@ -169,6 +203,7 @@ class DataPlane(Catalogue):
             outputs = served.answers.tensors(job.rows, job.scored, question.outputs)
             parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)
             response = InferResponse(served.name, served.version, request.id, outputs, parameters)
+            served.answered("infer", size, job)
             return Inference(response, self._count_answer(served, job))
 
     async def predict(
@@ -190,6 +225,7 @@ class DataPlane(Catalogue):
             rows = served.answers.values(job.rows, job.scored, question.outputs)
             parameters = answer_parameters(job.rows, digest=served.digest, engine=served.engine_id)
             answer = rows[0] if single else {"predictions": rows}
+            served.answered("predict", size, job)
             return PredictAnswer(answer, self._count_answer(served, job), parameters)
 
     # -- inside -------------------------------------------------------------------------------------------------------

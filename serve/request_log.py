@@ -127,6 +127,10 @@ class RequestLog:
         """What came over HTTP was refused before it was a request."""
         self._put(Entry("http", time.monotonic()), status)
 
+    def turned_away(self, transport: str, model: str, version: str, status: int) -> None:
+        """A request for a model that is served was refused unread: nothing is known of its rows."""
+        self._put(Entry(transport, time.monotonic(), model, version), status)
+
     def close(self, timeout: float = 1.0) -> None:
         """Write what waits."""
         self._closed = True

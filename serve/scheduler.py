@@ -183,6 +183,8 @@ class Scheduler(Generic[T]):
         ahead = self._agenda.ahead(rank) * pace
         lenient = 1 - LENIENCY
         wait = outlook.end_of(ahead + own - last, last, total + own) - now
+        if len(works) > 1:  # the last row may find another lane, and be answered before the first
+            wait = max(wait, outlook.end_of(ahead, works[0], total + own) - now)
         if wait * lenient > first.deadline - now:
             return wait
         all_done = outlook.end_of(total + own, 0.0, total + own) - now
@@ -195,6 +197,28 @@ class Scheduler(Generic[T]):
                     return with_them
             ahead += work * pace
         return None
+
+    def hopeless(self, length: int, deadline: float, now: float) -> float | None:
+        """Whether no request of normal priority whose first row has so many tokens, or more, may join.
+
+        It looks at what is ahead alone, so that it can be asked before anything of a request is known but its deadline:
+        whoever is sent away by it would be by :meth:`refusal` too.
+
+        Args:
+            length: tokens that the first row has at least.
+            deadline: of the request.
+            now: when it would join.
+
+        Returns:
+            Seconds of the wait that is too long; None where :meth:`refusal` is to say.
+        """
+        if not self._rows and len(self.running) < self._lanes:
+            return None
+        pace = self._pace()
+        own = self._grouping.share(length) * pace
+        ahead = self._agenda.ahead(self.policy.rank(now, deadline, Priority.NORMAL)) * pace
+        wait = self._outlook(now).end_of(ahead, own, self._agenda.work * pace + own) - now
+        return wait if wait * (1 - LENIENCY) > deadline - now else None
 
     # -- the next batch -----------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from ..bundle.errors import NlpdeployError
+from ..bundle.errors import NlpdeployError, Overloaded
 from ..bundle.specs import ModelSpec
 from ..wire.tensors import ModelMetadata
 from .answers import AnswerForm
@@ -95,6 +95,22 @@ class Served(Protocol):
         Raises:
             Overloaded, TooLarge, Unavailable, Unsupported: it was not accepted.
         """
+
+    def hopeless(self, form: str, size: int, deadline: float, now: float) -> Overloaded | None:
+        """The refusal, counted, of a message that nobody has read, where it would be refused whatever stands in it.
+
+        Args:
+            form: of the message, e.g. ``predict``.
+            size: bytes of it; one without a row is not asked about, nor one of high priority.
+            deadline: its own.
+            now: monotonic seconds.
+
+        Returns:
+            The error, to be answered and not raised; None where the message has to be read.
+        """
+
+    def answered(self, form: str, size: int, job: Job) -> None:
+        """A message of that form and size was this job, which is answered."""
 
     def release(self, job: Job) -> None:
         """Forget a job that is settled or left alone; what of it has not started never will."""

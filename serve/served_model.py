@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from ..bundle.errors import DeadlineExceeded, EngineFailed, NlpdeployError, Unavailable
+from ..bundle.errors import DeadlineExceeded, EngineFailed, NlpdeployError, Overloaded, Unavailable
 from ..bundle.manifest import EngineEntry
 from ..runtime.predictor import Predictor, golden_row
 from ..runtime.text import Row
@@ -20,6 +20,7 @@ from ..wire.tensors import ModelMetadata
 from .admission import AdmissionQueue, Limits, Refusal
 from .answers import AnswerForm
 from .calibration import measure
+from .floors import TokenFloors
 from .forecast import Forecast
 from .job import Job
 from .metrics import Metrics
@@ -81,6 +82,7 @@ class ServedModel:
         self.wide_forecast = Forecast(forecast.curve) if predictor.wide else None
         self.metrics = metrics.for_model(self.name, version, self.engine_id)
         self.statistics = Statistics()
+        self.floors = TokenFloors()
         lanes = len(predictor.lanes)
         scheduler: Scheduler[Job] = Scheduler(
             self.policy, forecast, layout=layout, lanes=lanes, wide=self.wide_forecast
@@ -173,6 +175,17 @@ class ServedModel:
             self._encode(job)
         else:
             self._encoders.submit(self._encode_aside, job)
+
+    def hopeless(self, form: str, size: int, deadline: float, now: float) -> Overloaded | None:
+        """See ``served.Served``: by what goes before it, and the fewest tokens that such a message ever had of late."""
+        if self._failure is not None:
+            return None
+        return self.queue.hopeless(self.floors.floor(form, size), deadline, now)
+
+    def answered(self, form: str, size: int, job: Job) -> None:
+        """See ``served.Served``."""
+        if job.rows:
+            self.floors.see(form, size, len(job.rows[0]))
 
     def release(self, job: Job) -> None:
         """Forget a job that is settled or left alone; what of it has not started never will."""

@@ -130,6 +130,13 @@ class UpstreamModel:
             self.queue.add(part)
         self._pump()
 
+    def hopeless(self, form: str, size: int, deadline: float, now: float) -> Overloaded | None:
+        """See ``served.Served``: nothing is known here of what a message will take."""
+        return None
+
+    def answered(self, form: str, size: int, job: Job) -> None:
+        """See ``served.Served``."""
+
     def release(self, job: Job) -> None:
         """Forget a request that is settled or left alone; what of it has not been sent never will."""
         answers = self._open.pop(job, None)

@@ -308,6 +308,17 @@ def test_a_request_of_many_rows_is_judged_by_its_last() -> None:
     assert plan.refusal([ticket(100, deadline=6.5 * once)] * 8, 0.0) is not None
 
 
+def test_a_request_is_no_sooner_done_because_its_last_row_finds_another_lane() -> None:
+    plan = scheduler(layout=Layout.PACKED, lanes=2)
+    most = plan.policy.max_tokens
+    plan.running.append(Batch([], 16, 1, 0.0, 0.0))  # a call that is as good as done
+    deadline = 0.75 * CURVE.seconds(most, 1)
+    waiting(plan, *(ticket(16, deadline=deadline) for _ in range(most // 16 - 1)))  # a row less than a full call
+    assert plan.refusal([ticket(32, deadline=deadline)], 0.0) is not None
+    assert plan.refusal([ticket(32, deadline=deadline), ticket(16, deadline=deadline)], 0.0) is not None
+    assert plan.hopeless(32, deadline, 0.0) is not None
+
+
 def test_the_backlog_is_forecast_in_full_calls_on_all_lanes() -> None:
     flat = LatencyCurve(base=0.001, per_token=1e-5, per_row=0.0, per_square=0.0)
     plan = scheduler(Policy(max_tokens=128), flat, layout=Layout.PACKED, lanes=2)

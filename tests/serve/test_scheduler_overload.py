@@ -76,6 +76,21 @@ def test_hardly_anybody_is_refused_who_could_have_been_answered(allowed: tuple[f
 
 
 @pytest.mark.parametrize("layout", Layout)
+def test_most_of_those_who_are_refused_could_be_sent_away_unread(layout: Layout) -> None:
+    lanes, unread = 2, []
+
+    def refused(request: Request, now: float) -> None:
+        least = max(1, int(0.7 * request.lengths[0]))
+        unread.append(plan.hopeless(least, request.deadline, now) is not None)
+
+    plan = scheduler(layout=layout, lanes=lanes)
+    simulation = Simulation(plan, lanes, noisy(CURVE, NOISE), watch=False, refused=refused)
+    simulation.run(poisson(2 * capacity(layout, lanes), (0.1,)))
+    assert len(unread) > 100
+    assert sum(unread) >= 0.6 * len(unread)
+
+
+@pytest.mark.parametrize("layout", Layout)
 def test_below_the_capacity_nobody_is_refused_or_dropped(layout: Layout) -> None:
     lanes = 2
     asked = poisson(0.7 * capacity(layout, lanes), (0.045,))

@@ -1,6 +1,7 @@
 """What the scheduler promises whatever comes, on a simulated clock: hypothesis looks for the counterexample."""
 
 import math
+from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from nlpdeploy.bundle.specs import Layout
 from nlpdeploy.serve.forecast import MOST_MARGIN
 from nlpdeploy.serve.policy import Policy
-from nlpdeploy.serve.ticket import Priority
+from nlpdeploy.serve.ticket import Priority, Ticket
 from support.scheduling import CURVE, Call, Request, Simulation, noisy, scheduler
 
 requests = st.builds(
@@ -35,6 +36,31 @@ def simulated(asked: list[Request], policy: Policy, layout: Layout, lanes: int, 
     calls = Simulation(plan, lanes, noisy(CURVE, spread)).run(asked)
     assert (len(plan), plan.tokens, plan.running) == (0, 0, [])
     return calls
+
+
+@dataclass
+class Unread(Simulation):
+    """Asks of each request, before it is read, whether it is hopeless; its first row has some tokens more than said."""
+
+    verdicts: list[tuple[bool, bool]] = field(default_factory=list)
+
+    def _arrive(self, request: Request, now: float) -> None:
+        if request.priority is Priority.NORMAL and not math.isinf(request.deadline):
+            rows = [Ticket(length, now, request.deadline, request) for length in request.lengths]
+            refused = self.plan.refusal(rows, now) is not None
+            for known in {1, request.lengths[0] // 2 or 1, request.lengths[0]}:
+                self.verdicts.append((self.plan.hopeless(known, request.deadline, now) is not None, refused))
+        super()._arrive(request, now)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(requests, max_size=40), policies, layouts, lane_counts)
+def test_whoever_is_sent_away_unread_would_be_refused_when_read(
+    asked: list[Request], policy: Policy, layout: Layout, lanes: int
+) -> None:
+    simulation = Unread(scheduler(policy, layout=layout, lanes=lanes), lanes, noisy(CURVE, 0.2))
+    simulation.run(asked)
+    assert not [verdict for verdict in simulation.verdicts if verdict == (True, False)]
 
 
 @settings(max_examples=120, deadline=None)
