@@ -76,7 +76,7 @@ class AdmissionQueue:
         self._dropped = dropped
         self._changed = threading.Condition()
         self._held = 0
-        self._closed = False
+        self._closed: Refusal | None = None
 
     def depth(self) -> tuple[int, int]:
         """Rows and tokens that wait now; rows include those still being tokenised."""
@@ -145,7 +145,7 @@ class AdmissionQueue:
             The error, to be answered and not raised; None where the request has to be read.
         """
         with self._changed:
-            if self._closed:
+            if self._closed is not None:
                 return None
             if self._held >= self._limits.rows:
                 self._refused(Refusal.QUEUE_ROWS)
@@ -186,7 +186,7 @@ class AdmissionQueue:
     def take(self) -> Batch[Job] | None:
         """Wait for the next batch to run; None once the queue is closed. :meth:`finished` follows each batch."""
         with self._changed:
-            while not self._closed:
+            while self._closed is None:
                 now = time.monotonic()
                 batch = self._scheduler.next_batch(now)
                 if batch:
@@ -207,10 +207,10 @@ class AdmissionQueue:
         with self._changed:
             self._scheduler.finished(batch, seconds, time.monotonic())
 
-    def close(self) -> None:
-        """Take nothing more and let the workers go."""
+    def close(self, why: Refusal) -> None:
+        """Take nothing more, for the first reason that is told, and let the workers go."""
         with self._changed:
-            self._closed = True
+            self._closed = self._closed or why
             self._changed.notify_all()
 
     # -- inside, the lock held ----------------------------------------------------------------------------------------
@@ -231,8 +231,8 @@ class AdmissionQueue:
         self._held -= len(batch)
 
     def _check_open(self) -> None:
-        if self._closed:
-            self._refused(Refusal.NOT_READY)
+        if self._closed is not None:
+            self._refused(self._closed)
             raise Unavailable("the model takes no more requests")
 
     def _check_tokens(self, tokens: int) -> None:

@@ -10,16 +10,18 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2
 
+from ..bundle.errors import InvalidInput
 from ..wire import codec_descriptions, codec_proto, oip
 from ..wire.json_large import LARGE
 from ..wire.oip import Message
-from ..wire.tensors import InferResponse
+from ..wire.tensors import InferRequest, InferResponse
 from ..wire.timing import SERVER_TIMING, server_timing
 from .failures import explain
 from .grpc_health import HealthWatch
 from .grpc_limits import GrpcLimits
 from .grpc_server import GrpcServer
 from .grpc_stream import InferStream
+from .metrics import outcome_of
 from .plane import DataPlane
 from .reflection import reflection_handlers
 from .request_log import RequestLog, note_model
@@ -133,12 +135,8 @@ class GrpcFront:
 
     async def _model_infer(self, raw: bytes, context: Context) -> Message:
         deadline, size = _deadline(context), len(raw)
-        if size <= LARGE:
-            message = _parse_infer(raw)
-            self._turn_away(message, size, deadline)
-            request = codec_proto.decode_request(message)
-        else:
-            request = await self._plane.aside.run(size, lambda: codec_proto.decode_request(_parse_infer(raw)))
+        message = await self._plane.aside.run(size, lambda: self._parse(raw))
+        request = await self._read(message, size, deadline)
         inference = await self._plane.infer(request, deadline=deadline, size=size)
         context.set_trailing_metadata(((SERVER_TIMING, server_timing(inference.stages)),))
         return codec_proto.encode_response(inference.response)
@@ -147,12 +145,26 @@ class GrpcFront:
         deadline = _deadline(context)  # of the whole stream
 
         async def infer(message: Message, size: int) -> InferResponse:
-            self._turn_away(message, size, deadline)
-            request = await self._plane.aside.run(size, lambda: codec_proto.decode_request(message))
+            request = await self._read(message, size, deadline)
             return (await self._plane.infer(request, deadline=deadline, size=size)).response
 
         logged = self._requests.grpc(infer) if self._requests else infer
-        await InferStream(context, logged, self._stopping).run()
+        await InferStream(context, self._parse, logged, self._stopping).run()
+
+    def _parse(self, raw: bytes) -> Message:
+        """The message; bytes that are none name no model, and are counted so."""
+        try:
+            return codec_proto.parse_message(oip.ModelInferRequest, raw)
+        except InvalidInput as error:
+            self._plane.metrics.unrouted.labels(outcome_of(error)).inc()
+            raise
+
+    async def _read(self, message: Message, size: int, deadline: float | None) -> InferRequest:
+        """The request of a message, unless it is refused unread."""
+        if size <= LARGE:
+            self._turn_away(message, size, deadline)
+        with self._plane.reading(message.model_name, message.model_version):
+            return await self._plane.aside.run(size, lambda: codec_proto.decode_request(message))
 
     def _turn_away(self, message: Message, size: int, deadline: float | None) -> None:
         """Refuse, before its tensors are read, a request that would be refused whatever stands in them.
@@ -214,10 +226,6 @@ def _unary_raw(call: Callable[[bytes, Context], Awaitable[Message]]) -> Any:
             raise  # abort never returns
 
     return grpc.unary_unary_rpc_method_handler(handle)
-
-
-def _parse_infer(raw: bytes) -> Message:
-    return codec_proto.parse_message(oip.ModelInferRequest, raw)
 
 
 def _deadline(context: Context) -> float | None:

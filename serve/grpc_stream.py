@@ -13,6 +13,7 @@ from ..wire import codec_proto, oip
 from ..wire.tensors import InferResponse, Parameter
 from .failures import explain
 
+Parse = Callable[[bytes], oip.Message]
 Infer = Callable[[oip.Message, int], Awaitable[InferResponse]]
 """Answers a ``ModelInferRequest`` of so many bytes."""
 
@@ -31,12 +32,13 @@ class InferStream:
 
     Args:
         context: the call, with raw messages.
+        parse: a ``ModelInferRequest`` of its bytes; raises where they are none.
         infer: answers one request; cancelled when the client leaves.
         stopping: set when the server ends: no more is read, what is open is answered, and the status is UNAVAILABLE.
     """
 
-    def __init__(self, context: Any, infer: Infer, stopping: asyncio.Event) -> None:
-        self._context, self._infer, self._stopping = context, infer, stopping
+    def __init__(self, context: Any, parse: Parse, infer: Infer, stopping: asyncio.Event) -> None:
+        self._context, self._parse, self._infer, self._stopping = context, parse, infer, stopping
         self._room = asyncio.Semaphore(MOST_OPEN)
         self._writing = asyncio.Lock()
         self._open: set[asyncio.Task[None]] = set()
@@ -76,7 +78,7 @@ class InferStream:
     async def _answer(self, raw: bytes) -> None:
         message = oip.ModelInferRequest()
         try:
-            message = codec_proto.parse_message(oip.ModelInferRequest, raw)
+            message = self._parse(raw)
             response = await self._infer(message, len(raw))
             final = dataclasses.replace(response, parameters={**response.parameters, "triton_final_response": True})
             answer = _METHOD.response(infer_response=codec_proto.encode_response(final))

@@ -275,6 +275,13 @@ class Connection(asyncio.Protocol):
         if self._task is None and not self._in_message:
             self._transport.close()
 
+    def make_way(self) -> None:
+        """Close, at once where the client hasn't taken the last answer: closing would wait until it does."""
+        if self._transport.get_write_buffer_size():
+            self.abort()
+        else:
+            self._transport.close()
+
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()

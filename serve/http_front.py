@@ -205,15 +205,15 @@ class HttpFront:
         return Response(200, codec_descriptions.statistics_json(self._plane.statistics(model, version)))
 
     async def _infer(self, request: Request, model: str, version: str) -> Response:
-        deadline = _deadline(request)
-        self._plane.require(model, version)
-        header_length = codec_json.read_header_length(request.headers.get(HEADER_LENGTH.lower()))
         size = self._size(request)
+        with self._plane.reading(model, version):
+            deadline = _deadline(request)
+            header_length = codec_json.read_header_length(request.headers.get(HEADER_LENGTH.lower()))
 
-        def read() -> tuple[InferRequest, OutputForm]:
-            return codec_json.decode_request(self._content(request), header_length, model=model, version=version)
+            def read() -> tuple[InferRequest, OutputForm]:
+                return codec_json.decode_request(self._content(request), header_length, model=model, version=version)
 
-        question, form = await self._plane.aside.run(size, read)
+            question, form = await self._plane.aside.run(size, read)
         inference = await self._plane.infer(question, deadline=deadline, size=size)
         answer = inference.response
         body = await self._plane.aside.run(
@@ -225,10 +225,10 @@ class HttpFront:
         return Response(200, body.content, _BINARY, [timing, (HEADER_LENGTH, str(body.header_length))])
 
     async def _predict(self, request: Request, model: str, version: str) -> Response:
-        deadline = _deadline(request)
-        self._plane.require(model, version)
         size = self._size(request)
-        body = await self._plane.aside.run(size, lambda: parse_json(self._content(request)))
+        with self._plane.reading(model, version):
+            deadline = _deadline(request)
+            body = await self._plane.aside.run(size, lambda: parse_json(self._content(request)))
         prediction = await self._plane.predict(model, version, body, deadline=deadline, size=size)
         timing = (SERVER_TIMING, server_timing(prediction.stages))
         return Response(200, dump_json(prediction.answer), JSON, [timing, *_as_headers(prediction.parameters)])

@@ -56,6 +56,10 @@ class OpenConnection(Protocol):
         """Close unless a request runs or is on its way."""
         ...
 
+    def make_way(self) -> None:
+        """Close an idle one, at once where the client hasn't even taken the last answer."""
+        ...
+
     def abort(self) -> None:
         """Close at once."""
         ...
@@ -87,5 +91,5 @@ class ServerState:
         if longest.idle_since() > now - self.limits.rested:
             return False
         self.connections.discard(longest)
-        longest.close_if_idle()
+        longest.make_way()
         return True

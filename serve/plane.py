@@ -140,6 +140,21 @@ class DataPlane(Catalogue):
             self.metrics.unrouted.labels(outcome_of(error)).inc()
             raise
 
+    @contextlib.contextmanager
+    def reading(self, name: str, version: str = "") -> Iterator[None]:
+        """While a front reads a message for a model: one that can't be read is counted like any other failed request.
+
+        Raises:
+            NotFound, Unavailable: as :meth:`require`.
+        """
+        served, begun = self.require(name, version), time.monotonic()
+        try:
+            yield
+        except (asyncio.CancelledError, Exception) as error:
+            note_model(served.name, served.version)
+            _count_failure(served, time.monotonic() - begun, error)
+            raise
+
     def turned_away(
         self, form: str, model: str, version: str, size: int, deadline: float | None
     ) -> tuple[Overloaded, Served] | None:
@@ -169,9 +184,7 @@ class DataPlane(Catalogue):
         error = served.hopeless(form, size, until, accepted)
         if error is None:
             return None
-        spent = time.monotonic() - accepted
-        served.metrics.failed(spent, Overloaded.__name__)
-        served.statistics.failed(spent)
+        _count_failure(served, time.monotonic() - accepted, error)
         return error, served
 
     async def infer(self, request: InferRequest, *, deadline: float | None = None, size: int = 0) -> Inference:
@@ -266,9 +279,7 @@ class DataPlane(Catalogue):
                 raise Unavailable("the server is going down" if self._draining else "the server is starting")
             yield served
         except (asyncio.CancelledError, Exception) as error:
-            spent = time.monotonic() - accepted
-            served.metrics.failed(spent, CANCELLED if isinstance(error, asyncio.CancelledError) else outcome_of(error))
-            served.statistics.failed(spent)
+            _count_failure(served, time.monotonic() - accepted, error)
             raise
 
     def _count_answer(self, served: Served, job: Job) -> Mapping[str, float]:
@@ -284,6 +295,11 @@ class DataPlane(Catalogue):
 
 def _or_never(deadline: float | None) -> float:
     return math.inf if deadline is None else deadline
+
+
+def _count_failure(served: Served, seconds: float, error: BaseException) -> None:
+    served.metrics.failed(seconds, CANCELLED if isinstance(error, asyncio.CancelledError) else outcome_of(error))
+    served.statistics.failed(seconds)
 
 
 def _expire(served: Served, job: Job) -> None:

@@ -194,13 +194,13 @@ class ServedModel:
 
     def abandon(self, error: NlpdeployError) -> None:
         """Take no more work and answer all that is open with ``error``."""
-        self.queue.close()
+        self.queue.close(Refusal.NOT_READY if self._failure else Refusal.DRAINING)
         for job in tuple(self._open):
             job.fail(error)
 
     def close(self, timeout: float) -> bool:
         """Let the workers end, waiting so many seconds for all, and free the engines; whether all ended."""
-        self.queue.close()
+        self.queue.close(Refusal.DRAINING)
         end = time.monotonic() + timeout
         ended = all(worker.join(max(end - time.monotonic(), 0.0)) for worker in self._workers)
         if ended:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from nlpdeploy.bundle.errors import Overloaded, TooLarge
+from nlpdeploy.bundle.errors import Overloaded, TooLarge, Unavailable
 from nlpdeploy.bundle.evidence import LatencyCurve
 from nlpdeploy.runtime.text import Row
 from nlpdeploy.serve.admission import AdmissionQueue, Limits, Refusal
@@ -92,3 +92,29 @@ def test_of_a_job_that_is_dropped_nothing_waits_or_is_counted_any_more(loop: asy
     assert dropped == [job]
     assert job.withdrawn
     assert queue.depth() == (0, 0)
+
+
+@pytest.mark.parametrize("why", [Refusal.DRAINING, Refusal.NOT_READY])
+def test_what_comes_too_late_for_a_closed_queue_is_counted_by_why_it_was_closed(
+    loop: asyncio.AbstractEventLoop, why: Refusal
+) -> None:
+    refusals: list[Refusal] = []
+    queue = queue_of(refusals, lanes=1)
+    queue.close(why)
+    queue.close(Refusal.DRAINING)  # as everything is in the end
+    with pytest.raises(Unavailable):
+        submit(queue, loop)
+    assert refusals == [why]
+    assert queue.hopeless(1, 0.0, 1.0) is None
+    assert queue.take() is None
+
+
+def test_a_full_queue_sends_away_unread_whatever_comes(loop: asyncio.AbstractEventLoop) -> None:
+    refusals: list[Refusal] = []
+    queue = queue_of(refusals, lanes=1, limits=Limits(rows=1))
+    assert queue.hopeless(1, math.inf, 0.0) is None
+    submit(queue, loop)
+    refused = queue.hopeless(1, math.inf, 0.0)
+    assert refused is not None
+    assert "queue is full" in refused.line()
+    assert refusals == [Refusal.QUEUE_ROWS]

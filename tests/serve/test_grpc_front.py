@@ -137,11 +137,19 @@ def test_bytes_without_their_length_are_a_clean_client_error_and_the_next_reques
     assert stub.ModelInfer(request).raw_output_contents
 
 
-def test_bytes_that_are_no_message_are_the_caller_s_error(channel):
+def test_bytes_that_are_no_message_are_the_caller_s_error_and_counted(channel, fronts):
+    counted = ("nlpdeploy_unrouted_requests_total", "nlpdeploy_request_seconds_count")
+    before = [fronts.metric(name, outcome="InvalidInput") for name in counted]
     call = channel.unary_unary(oip.METHODS["ModelInfer"].path)
-    with pytest.raises(grpc.RpcError) as caught:
-        call(b"\xff\xff\xff")
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    for sent in (b"\xff\xff\xff", bytes(service_pb2.ModelInferRequest(model_name="tiny").SerializeToString())):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(sent)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    unreadable = service_pb2.ModelInferRequest(model_name="tiny", raw_input_contents=[b"one", b"too many"])
+    with pytest.raises(grpc.RpcError):
+        call(bytes(unreadable.SerializeToString()))
+    after = [fronts.metric(name, outcome="InvalidInput") for name in counted]
+    assert after == [before[0] + 1, before[1] + 2]
 
 
 def test_calls_that_are_not_served_are_unimplemented(triton):

@@ -234,3 +234,22 @@ def test_an_engine_that_fails_is_500_and_never_a_nan(tmp_path):
         assert (status, headers["error-kind"]) == (500, "EngineFailed")
         assert set(json.loads(body)) == {"error"}
         assert call(fronts, "POST", PREDICT, {"text": "hello"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        (PREDICT, b'{"text": "hel', {}),
+        (PREDICT, {"text": "hello"}, {"x_request_timeout_ms": "soon"}),
+        (INFER, b"[1, 2", {}),
+        (INFER, {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [2], "data": ["one"]}]}, {}),
+        (INFER, json_request("hello"), {"content_encoding": "zstd"}),
+    ],
+)
+def test_a_message_that_cannot_be_read_is_counted_among_the_model_s_requests_once(fronts, path, body, headers):
+    counted = ("nlpdeploy_request_seconds_count", "nlpdeploy_unrouted_requests_total")
+    before = [fronts.metric(name) for name in counted]
+    wrong = fronts.metric(counted[0], outcome="InvalidInput")
+    assert call(fronts, "POST", path, body, **headers)[0] == 400
+    assert fronts.metric(counted[0], outcome="InvalidInput") == wrong + 1
+    assert [fronts.metric(name) for name in counted] == [before[0] + 1, before[1]]

@@ -1,6 +1,7 @@
 """The HTTP/1.1 server at the socket: framing, order, limits, time, clients that leave, drain."""
 
 import asyncio
+import math
 import socket
 import time
 from contextlib import contextmanager
@@ -314,6 +315,27 @@ def test_a_newcomer_takes_the_place_of_the_connection_that_was_idle_for_longest(
                 assert answer(younger)[2] == b"/c:"
                 server.release()
                 assert answer(busy)[2] == b"/slow:"
+
+
+def test_who_has_not_taken_the_last_answer_makes_room_at_once():
+    with serving(connections=1, rested=0.0) as server, socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", server.port))
+        deaf.settimeout(10)
+        body = b"x" * 20_000  # an answer of which three stay below what makes a connection wait
+        request = b"POST /one HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        unsent = 0
+        while not unsent:
+            done = len(server.finished)
+            deaf.sendall(request)
+            assert until(lambda done=done: len(server.finished) > done)
+            (connection,) = server.server._state.connections
+            unsent = connection._transport.get_write_buffer_size()
+        assert until(lambda: connection.idle_since() < math.inf)
+        with connected(server) as newcomer:
+            newcomer.sendall(b"GET /two HTTP/1.1\r\n\r\n")
+            assert answer(newcomer)[0] == 200
+            assert until(lambda: connection._transport.get_extra_info("socket").fileno() == -1)
 
 
 def test_a_drain_finishes_what_runs_and_closes_what_is_idle():
