@@ -93,7 +93,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """What 2,000 runs against one server said.
+    """What thousands of runs against one server said.
 
     Attributes:
         fixed: by margin, for each length.
