@@ -17,9 +17,12 @@ from nlpdeploy.loadtest.samples import (
     SampleLog,
     ServerFacts,
     WorkerBooks,
+    read_record,
+    read_samples,
     write_record,
 )
 from nlpdeploy.loadtest.targets import parse_target
+from nlpdeploy.loadtest.validity import tally
 
 DATA = DataFile(path="texts.csv", digest="d" * 64, rows=50, text_column="text")
 DIGEST = "a" * 64
@@ -90,6 +93,27 @@ def _log(
             ended = NEVER if how in (Outcome.OVER_CAP, Outcome.UNFINISHED) else at + took
             log.append(float(at), float(sent), float(ended), Outcome(int(how)), int(row), 0)
     return {Outcome(int(how)).name: count for how, count in Counter(outcome.tolist()).items()}
+
+
+def assert_books_balance(run_dir: Path) -> None:
+    """Scheduled is ok, failed, over the cap and unfinished together: of each worker in each block, and of each side.
+
+    A worker that was lost has left no books to balance; what it was due to send stands in the record all the same.
+    """
+    record = read_record(run_dir)
+    for side in {block.side for block in record.blocks}:
+        samples, own = read_samples(run_dir, side), {block.index for block in record.blocks if block.side == side}
+        kept = [entry for entry in record.books if entry.block in own and entry.problem is None]
+        written = np.zeros(len(samples), dtype=bool)
+        for entry in kept:
+            mine = (samples.block == entry.block) & (samples.worker == entry.worker)
+            written |= mine
+            found = tally(samples.where(mine))
+            counted = {name: count for name, count in found.by_outcome.items() if count}
+            assert counted == {name: count for name, count in entry.outcomes.items() if count}
+            assert entry.scheduled == found.ok + found.failed + found.over_cap + found.unfinished, entry
+        whole = tally(samples.where(written))
+        assert sum(entry.scheduled for entry in kept) == whole.ok + whole.failed + whole.over_cap + whole.unfinished
 
 
 def queue_latency(due: np.ndarray, service: np.ndarray) -> np.ndarray:
