@@ -1,10 +1,10 @@
-"""The protocol over gRPC. Under gevent ``grpc.experimental.gevent.init_gevent`` must have run before."""
+"""The protocol over gRPC. HTTP/2 is our own: a general client spends more on a request than a small model does."""
 
 from __future__ import annotations
 
+import threading
 import time
 
-import grpc
 from google.protobuf.message import DecodeError
 
 from ..bundle.errors import InvalidInput
@@ -13,32 +13,29 @@ from ..wire.address import Address
 from ..wire.tensors import InferResponse, ModelMetadata
 from ..wire.timing import SERVER_TIMING
 from .client import Reply, infer_request, refused
+from .grpc_headers import DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE, name_of, read_status, refusal
+from .h2_call import Call, Gone
+from .h2_client import Connection
 from .samples import Outcome
 
-_OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    # Connections of its own and no detour: what is measured is the server at this address.
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.enable_http_proxy", 0),
-)
+_TIMING = SERVER_TIMING.encode()
+_INFER, _METADATA = (oip.METHODS[name].path.encode() for name in ("ModelInfer", "ModelMetadata"))
 
 
 class GrpcClient:
-    """One channel: one HTTP/2 connection that all requests share."""
+    """One connection that all requests share; another one only where the server takes no more of them on the first."""
 
     def __init__(self, address: Address, model: str, version: str) -> None:
         self._address = address
         self._model, self._version = model, version
-        self._channel = grpc.insecure_channel(address.authority, options=_OPTIONS)
-        # Without (de)serialisers messages stay bytes: encoded once, decoded after the clock was read.
-        self._infer = self._channel.unary_unary(oip.METHODS["ModelInfer"].path)
-        self._metadata = self._channel.unary_unary(oip.METHODS["ModelMetadata"].path)
+        self._connections: list[Connection] = []
+        self._connecting = threading.Lock()
 
     def metadata(self, timeout: float) -> ModelMetadata:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
         method = oip.METHODS["ModelMetadata"]
         request = method.request(name=self._model, version=self._version).SerializeToString()
-        reply = _call(self._metadata, request, time.monotonic() + timeout)
+        reply = self._call(_METADATA, request, time.monotonic() + timeout)
         if reply.outcome is not Outcome.OK:
             raise refused(f"model {self._model} at {self._address}", reply)
         return codec_proto.decode_model_metadata(_parse(method.response, reply.body))
@@ -50,7 +47,7 @@ class GrpcClient:
 
     def send(self, request: bytes, deadline: float) -> Reply:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
-        return _call(self._infer, request, deadline)
+        return self._call(_INFER, request, deadline)
 
     def read(self, body: bytes) -> InferResponse:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
@@ -58,7 +55,39 @@ class GrpcClient:
 
     def close(self) -> None:
         """See :class:`~nlpdeploy.loadtest.client.Client`."""
-        self._channel.close()
+        while self._connections:
+            self._connections.pop().close()
+
+    def _call(self, path: bytes, message: bytes, deadline: float) -> Reply:
+        if deadline <= time.monotonic():
+            return _failed(DEADLINE_EXCEEDED, "no time left to send it")
+        try:
+            try:
+                return _reply(self._connection(deadline).ask(path, message, deadline))
+            except Gone:  # as gRPC has it: a call that no server has looked at is asked once more
+                return _reply(self._connection(deadline).ask(path, message, deadline))
+        except TimeoutError as error:
+            return _failed(DEADLINE_EXCEEDED, str(error))
+        except OSError as error:
+            return _failed(UNAVAILABLE, str(error) or type(error).__name__)
+
+    def _connection(self, deadline: float) -> Connection:
+        for connection in self._connections:
+            if connection.usable:
+                return connection
+        if not self._connecting.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TimeoutError("no connection in time")
+        try:
+            for connection in [connection for connection in self._connections if not connection.alive]:
+                self._connections.remove(connection)
+                connection.close()
+            for connection in self._connections:
+                if connection.usable:  # which another request has opened meanwhile
+                    return connection
+            self._connections.append(Connection(self._address, deadline))
+            return self._connections[-1]
+        finally:
+            self._connecting.release()
 
 
 def _parse(kind: type[oip.Message], body: bytes) -> oip.Message:
@@ -68,16 +97,23 @@ def _parse(kind: type[oip.Message], body: bytes) -> oip.Message:
         raise InvalidInput("the answer", found=error, wanted=kind.DESCRIPTOR.name) from error
 
 
-def _call(method: grpc.UnaryUnaryMultiCallable, message: bytes, deadline: float) -> Reply:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        return Reply(Outcome.TIMEOUT, time.monotonic(), 4, detail="no time left to send it")
-    try:
-        body, call = method.with_call(message, timeout=left)
-        ended = time.monotonic()
-    except grpc.RpcError as error:
-        code = error.code()
-        outcome = Outcome.TIMEOUT if code is grpc.StatusCode.DEADLINE_EXCEEDED else Outcome.ERROR
-        return Reply(outcome, time.monotonic(), code.value[0], detail=f"{code.name}: {error.details()}")
-    timing = next((str(value) for name, value in call.trailing_metadata() or () if name == SERVER_TIMING), "")
-    return Reply(Outcome.OK, ended, 0, body, timing=timing)
+def _reply(call: Call) -> Reply:
+    """What an answer says: its status if it has one, and one whole message behind a good one."""
+    if call.failure is not None:
+        return _failed(*call.failure, call.ended)
+    trailers = call.trailers or []
+    if wrong := refusal(call.head if call.head is not None else trailers):
+        return _failed(*wrong, call.ended)
+    code, text = read_status(trailers)
+    if code:
+        return _failed(code, text, call.ended)
+    data = call.data[0] if len(call.data) == 1 else b"".join(call.data)
+    if data[:1] != b"\0" or len(data) != 5 + int.from_bytes(data[1:5], "big"):
+        return _failed(INTERNAL, f"{len(data)} bytes that are not one uncompressed message", call.ended)
+    timing = next((value for name, value in trailers if name == _TIMING), b"")
+    return Reply(Outcome.OK, call.ended, 0, data[5:], timing=timing.decode("latin-1"))
+
+
+def _failed(code: int, text: str, ended: float = 0.0) -> Reply:
+    outcome = Outcome.TIMEOUT if code == DEADLINE_EXCEEDED else Outcome.ERROR
+    return Reply(outcome, ended or time.monotonic(), code, detail=f"{name_of(code)}: {text}")

@@ -277,7 +277,7 @@ def _machine(plan: Plan) -> dict[str, Any]:
         "system": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        **{name: version(name) for name in ("nlpdeploy", "locust", "gevent", "grpcio")},
+        **{name: version(name) for name in ("nlpdeploy", "locust", "gevent")},
         "warm_up": f"{WARM_UP} requests a worker before each block",
         "client": None if calibrated is None else asdict(calibrated),
     }

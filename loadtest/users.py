@@ -74,10 +74,6 @@ def connect(**_: Any) -> None:
     assignment = Assignment.from_environment()
     if assignment is not None:
         link = Link(assignment)
-    # Before any channel and after Locust's patches: gRPC's own waits then let other greenlets run.
-    from grpc.experimental.gevent import init_gevent
-
-    init_gevent()
 
 
 def feed(environment: Environment, name: str, request: Settled) -> None:

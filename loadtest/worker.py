@@ -7,7 +7,6 @@ import gc
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +27,6 @@ from .samples import SampleLog, read_record
 from .stages import write_stages
 
 _PROGRESS_SECONDS = 1.0
-_SWITCH_SECONDS = 0.0002  # a thread of gRPC's that holds the interpreter lock gives it up this soon; default 5 ms
 
 
 class Link:
@@ -71,10 +69,8 @@ def take_precedence() -> str:
     """Let this process wake on time beside a busy server on the same machine; returns the scheduling that it got.
 
     A client elsewhere would have a processor of its own. Real-time scheduling, where the system grants it, is closest:
-    the little that a send costs is done when it is due. It must be asked for before gRPC starts its threads, which
-    inherit it.
+    the little that a send costs is done when it is due.
     """
-    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO)))
     except OSError:
