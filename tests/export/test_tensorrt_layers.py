@@ -47,6 +47,13 @@ def test_a_table_is_read_line_by_line_and_scale_factors_decide_nothing():
     )
 
 
+def test_streams_that_wait_for_each_other_are_lines_too():
+    """As large models have them: their kernels run on two streams."""
+    text = "Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, EventId: 1, Metadata: "
+    kernels = read_layers(table(f"Name: s, LayerType: signal, {text}", f"Name: w, LayerType: wait, {text}"))
+    assert [(kernel.kind, kernel.nodes) for kernel in kernels] == [("signal", ()), ("wait", ())]
+
+
 @pytest.mark.parametrize("text", ["", "Layers:\n", "Layers:\nBindings:\n"])
 def test_no_table_is_no_proof(text):
     with pytest.raises(EngineFailed, match="no layer table"):
