@@ -81,10 +81,12 @@ class HttpTransport:
             answer.feed(connection.recv(_PIECE))
 
     def _keep(self, connection: socket.socket, answer: AnswerParser) -> None:
-        if answer.reusable and not self._closed:
-            self._idle.append(connection)
-        else:
+        if not answer.reusable:
             connection.close()
+            return
+        self._idle.append(connection)
+        if self._closed:  # looked at afterwards: another thread may close the client at any moment
+            self._drop_idle()
 
     def _take(self, deadline: Deadline) -> tuple[socket.socket, bool]:
         """A connection, and whether it was used before."""

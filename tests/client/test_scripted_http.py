@@ -53,6 +53,20 @@ def test_an_idle_connection_that_the_server_has_closed_costs_no_request(kind):
     assert server.connections == [0, 1]
 
 
+def test_a_client_that_is_closed_while_an_answer_comes_keeps_no_connection():
+    class Pool(list):
+        """Of a thread that is overtaken by another one just before it gives its connection back."""
+
+        def append(self, connection):
+            client.close()
+            super().append(connection)
+
+    with scripted_http(answer()) as server, client_of("http", server.port, "m") as client:
+        client._transport._idle = idle = Pool()
+        assert ask(client) == [b"yes"]
+        assert idle == []
+
+
 def closed_by_server(client):
     """Whether the end of the idle connection has arrived."""
     client = getattr(client, "client", client)
