@@ -22,8 +22,10 @@ FILES_OF_INTENTS = ["intents", "intents-test.csv", "intents-training.json"]
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> DemoCheckpoint:
-    return train_demo_checkpoint(tmp_path_factory.mktemp("demo") / "intents")
+def trained(demo_checkpoint: Path) -> DemoCheckpoint:
+    made = find_demo_checkpoint(demo_checkpoint / "checkpoint")
+    assert made is not None
+    return made
 
 
 def test_data_has_18_intents_with_22_train_and_8_test_sentences_each() -> None:

@@ -41,8 +41,11 @@ def test_one_number_trail_runs_from_the_checkpoint_to_the_verdict(demo):
     assert verdict["server"]["digest"] == listed["digest"]
     assert verdict["server"]["engine"] == listed["default_engine"]
     assert verdict["baseline"]["engine"] == "torch-fp32"
-    weights = nlpdeploy("export", folder / "checkpoint", "--store", folder / "again", "--engines", "onnx-fp32",
-                        "--timing-seconds", 1, "--json")  # fmt: skip
+    (folder / "few.csv").write_text("text\nmy card is lost\nwhat is the rate?\n", encoding="utf-8")
+    weights = nlpdeploy(
+        "export", folder / "checkpoint", "--store", folder / "again", "--engines", "onnx-fp32",
+        "--data", folder / "few.csv", "--text-column", "text", "--timing-seconds", 1, "--json",
+    )  # fmt: skip
     again = json.loads(nlpdeploy("models", "show", "checkpoint", "--store", folder / "again", "--json").stdout)
     assert weights.returncode == 0
     assert again["source"]["weights"] == listed["source"]["weights"]

@@ -1,10 +1,10 @@
 """Checkpoint -> bundle on the real checkpoints."""
 
-import csv
 import json
 
 import pytest
 
+from support.checkpoints import random_classifier
 from support.cli import nlpdeploy
 from support.shared import needs_shared
 
@@ -82,15 +82,11 @@ def test_the_manifest_and_the_evidence_say_the_same_numbers_as_the_table(english
         assert len(row) <= 100
 
 
-def test_an_engine_that_can_not_be_built_here_is_named_and_nothing_is_published(english, tmp_path):
-    rows = list(csv.reader(english.data.open(encoding="utf-8")))[:40]
-    data = tmp_path / "few.csv"
-    with data.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows(rows)
-    checkpoint = english.data.parents[2] / "checkpoints/banking77-minilm"
+def test_an_engine_that_can_not_be_built_here_is_named_and_nothing_is_published(tmp_path):
+    checkpoint = random_classifier(tmp_path / "checkpoint")
     done = nlpdeploy(
         "export", checkpoint, "--name", "intent", "--engines", "onnx-fp32,tensorrt-fp16", "--store", tmp_path / "store",
-        "--data", data, "--text-column", "text", "--timing-seconds", 1, "--json",
+        "--timing-seconds", 1, "--json",
     )  # fmt: skip
     assert done.returncode == 3
     result = json.loads(done.stdout)
