@@ -15,7 +15,7 @@ from types import FrameType
 from ..bundle.errors import NlpdeployError
 from . import archive, demo, doctor, exits, export, loadtest, migrate, models, predict, serve, torchserve
 
-REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EMFILE})
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE})
 """What the system may refuse to any program: no bug, wherever it comes up."""
 
 COMMANDS = (export, serve, predict, archive, torchserve, migrate, loadtest, models, doctor, demo)

@@ -71,7 +71,7 @@ def export_checkpoint(request: ExportRequest, progress: Progress = lambda stage,
         entries, latency = _time(entries, bench, staging.path, request.timing_seconds, progress)
         notes = (*checkpoint.notes, *corpus.notes, *busy)
         manifest, choice = assemble_manifest(request, bench, entries, latency, notes)
-        lacking = unmet(request.engines, entries)
+        lacking = unmet((*request.engines, *_ahead(request.gpu)), entries)
         if lacking:
             manifest = replace(manifest, default_engine="")
             choice = "nothing is published without " + "; ".join(
@@ -104,8 +104,11 @@ def _engine_ids(asked: Sequence[str], gpu: Sequence[str]) -> tuple[str, ...]:
             raise InvalidInput("--engines", found=repr(engine_id), wanted=f"auto, or some of {known}")
     if len(set(asked)) != len(asked):
         raise InvalidInput("--engines", found=",".join(asked), wanted="each id once")
-    ahead = ahead_ids(gpu) if gpu else ()
-    return (*(tuple(asked) or auto_engines()), *(engine_id for engine_id in ahead if engine_id not in asked))
+    return (*(tuple(asked) or auto_engines()), *(engine_id for engine_id in _ahead(gpu) if engine_id not in asked))
+
+
+def _ahead(gpu: Sequence[str]) -> tuple[str, ...]:
+    return ahead_ids(gpu) if gpu else ()
 
 
 def _corpus(request: ExportRequest, checkpoint: Checkpoint) -> Corpus:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -150,7 +151,8 @@ class TensorRTBuilder:
             keep(key, built)
         else:
             progress(f"{self.id}: unchanged, nothing is built again", 1, 1)
-        evidence = self._evidence(built, graph, bundle)
+        with _writing(bundle, len(built.plan)):
+            evidence = self._evidence(built, graph, bundle)
         made: dict[str, Option] = {
             "build": "taken from the cache: graph, options, builder and target are the same" if again else "built now",
             "builder": f"{self.library} {used}",
@@ -160,9 +162,10 @@ class TensorRTBuilder:
             "opset": graph.opset,
             "rebuild": rebuild,
         }
-        folder = engine_folder(bundle, self.id)
-        (folder / PLAN_NAME).write_bytes(built.plan)
-        self._write_sidecar(folder, built, options, gpu, key, made)
+        with _writing(bundle, len(built.plan)):
+            folder = engine_folder(bundle, self.id)
+            (folder / PLAN_NAME).write_bytes(built.plan)
+            self._write_sidecar(folder, built, options, gpu, key, made)
         return EngineEntry(
             id=self.id,
             runtime=self.runtime,
@@ -249,7 +252,20 @@ def ahead_ids(targets: Sequence[str]) -> tuple[str, ...]:
 def _check_space(folder: Path, weights: int) -> None:
     free, needed = shutil.disk_usage(folder).free, int(_SPARE * weights)
     if free < needed:
-        raise StoreFailed(
-            f"store {folder}: too little space for the engine", found=f"{free / 1e6:.0f} MB free",
-            wanted=f"{needed / 1e6:.0f} MB", mend="free some, or choose another --store",
-        )  # fmt: skip
+        raise _no_room(folder, needed, f"{free / 1e6:.0f} MB free")
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, size: int) -> Iterator[None]:
+    """Space that was there before the build may be taken after it."""
+    try:
+        yield
+    except OSError as error:
+        raise _no_room(folder, size, error.strerror or str(error)) from None
+
+
+def _no_room(folder: Path, size: int, found: str) -> StoreFailed:
+    return StoreFailed(
+        f"store {folder}: too little space for the engine", found=found, wanted=f"{size / 1e6:.0f} MB",
+        mend="free some, or choose another --store",
+    )  # fmt: skip

@@ -87,18 +87,41 @@ def random_classifier(
     labels: Sequence[str] = ("refund", "delivery", "account", "other"),
     seed: int = 0,
     tokenizer: Any = None,
+    layers: int = 2,
+    hidden: int = 64,
+    spread: float = 0.25,
     **settings: Any,
 ) -> Path:
-    """A two-layer model that gives different sentences different labels."""
+    """A model, of two layers if not told otherwise, that gives different sentences different labels."""
     tokenizer = tokenizer or sample_tokenizer(model_type)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    size = {"layers": 2, "hidden": 64, "seed": seed, "spread": 0.25}
+    size = {"layers": layers, "hidden": hidden, "seed": seed, "spread": spread}
     model = build(model_type, tokenizer, classes=len(labels), **size, **names, **settings)
     rows = tokenizer(sample_sentences(), padding=True, truncation=True, max_length=32, return_tensors="pt")
     inputs = {name: rows[name] for name in ARCHITECTURES[model_type].input_names(model.config) if name in rows}
     with torch.no_grad():
         # Centred, so that no class wins by its bias alone.
         head_of(model, model_type).bias.sub_(model(**inputs).logits.mean(0))
+    return save(model, tokenizer, folder)
+
+
+def base_classifier(folder: Path, tokenizer: Any, *, classes: int = 4) -> Path:
+    """BERT-base in sizes (12 layers, 768 wide, 110 M parameters with BERT's vocabulary), untrained.
+
+    Words and attention weigh more than at the start of a training, feed-forward less: answers differ between texts by
+    more than what half precision does to them.
+    """
+    model = build(
+        "bert", tokenizer, classes=classes, layers=12, hidden=768, seed=0, spread=0.02,
+        num_attention_heads=12, intermediate_size=3072, max_position_embeddings=512,
+    )  # fmt: skip
+    rows = tokenizer(sample_sentences()[:16], padding=True, truncation=True, max_length=32, return_tensors="pt")
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.mul_(4)
+        for layer in model.bert.encoder.layer:
+            layer.attention.output.dense.weight.mul_(3)
+            layer.output.dense.weight.mul_(0.1)
+        model.classifier.bias.sub_(model(**rows).logits.mean(0))
     return save(model, tokenizer, folder)
 
 
