@@ -212,6 +212,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
         pairs=arguments.pairs if is_server else 0,
         key_file=_absolute(arguments.key_file),
         baseline_key_file=_absolute(arguments.baseline_key_file) if is_server else None,
+        store=_absolute(console.store_root(arguments)),
     )
 
 

@@ -22,6 +22,7 @@ from .answers import OutputForm, read_expected
 from .arrivals import block_offsets
 from .calibration import tightest
 from .crew import Crew
+from .golden import keep_golden
 from .live import live_line
 from .looks import draw_looks
 from .orders import STOP, WARM_UP, prepare_order, start_order
@@ -63,25 +64,29 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
         raise EngineUnavailable("load tests need Locust", mend="pip install 'nlpdeploy[loadtest]'")
     run_dir = _unused(run_dir)
     payloads = _planned_payloads(plan)
-    golden = Path(plan.data.golden) if plan.data.golden else None
-    if golden:
-        read_expected(golden, plan.data.rows)
+    expected = Path(plan.data.golden) if plan.data.golden else None
+    if expected:
+        read_expected(expected, plan.data.rows)
     say("asking the servers for the model")
     urls: dict[Side, str] = {"candidate": plan.url}
     if plan.baseline_url is not None:
         urls["baseline"] = plan.baseline_url
     met = {side: meet_server(plan, url, payloads) for side, url in urls.items()}
     plan = _with_own_trace(plan, run_dir)
+    servers = {side: facts for side, (facts, _) in met.items()}
+    golden = None
+    if plan.store is not None and expected is None:
+        golden = keep_golden(Path(plan.store), plan.model, servers, payloads, run_dir)
     record = RunRecord(
         plan=plan,
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        machine=_machine(plan) | {"tokens": count_tokens(plan, payloads)},
-        servers={side: facts for side, (facts, _) in met.items()},
+        machine=_machine(plan) | {"tokens": count_tokens(plan, payloads), "golden": golden and golden.to_json()},
+        servers=servers,
         blocks=draw_blocks(plan),
     )
     write_record(run_dir, record)
     say("starting Locust")
-    with Crew(run_dir, Path(plan.data.path), golden, plan.workers) as crew:
+    with Crew(run_dir, Path(plan.data.path), golden.path if golden else expected, plan.workers) as crew:
         _Traffic(crew, run_dir, record, {side: form for side, (_, form) in met.items()}, ServerUsage(urls), say).drive()
 
 

@@ -90,6 +90,7 @@ class Plan:
         baseline_run: folder of a stored run to compare with, which proves less than a second server.
         key_file: with the token that the candidate asks for, if it is a TorchServe that asks; its path alone is kept.
         baseline_key_file: the same for the baseline.
+        store: folder of bundles in which the one that answers is looked for, for its golden samples.
         pairs: pairs of a candidate and a baseline block (even: two make an ABBA or BAAB group); 0 without a baseline.
     """
 
@@ -116,6 +117,7 @@ class Plan:
     confidence: float = CONFIDENCE
     key_file: str | None = None
     baseline_key_file: str | None = None
+    store: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be run.

@@ -13,9 +13,10 @@ from ..bundle.errors import StoreFailed, Unsupported
 from .assess import lay_out
 from .calibration import from_json
 from .judgement import REPORT_FILE, Judgement
-from .plan import Side
+from .plan import Plan, Side
 from .samples import read_samples
 from .stages import stage_times
+from .validity import short
 
 if TYPE_CHECKING:
     from .assess import Timeline
@@ -125,7 +126,7 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
         ("bundle", server["digest"] or "not told by the server"),
         ("engine", server["engine"] or "not told by the server"),
         ("data", f"{plan.data.path}, {plan.data.rows} rows, sha256 {plan.data.digest}"),
-        ("golden answers", plan.data.golden or "none: only the form of answers was checked"),
+        ("golden answers", _golden(plan, record.machine.get("golden"))),
         ("seed", plan.seed),
         ("client", f"{plan.workers} workers, at most {plan.max_in_flight} in flight, timeout {plan.timeout_s:g} s"),
         ("tokens of a text", _tokens(record.machine.get("tokens"))),
@@ -143,7 +144,13 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
     return rows
 
 
-_TOLD_APART = ("tokens", "client", "server_usage")
+_TOLD_APART = ("tokens", "client", "server_usage", "golden")
+
+
+def _golden(plan: Plan, kept: Any) -> str:
+    if kept:
+        return f"{kept['rows']} of {plan.data.rows} texts are golden samples of bundle {short(kept['digest'])}"
+    return plan.data.golden or "none: only the form of answers was checked"
 
 
 def _usage(judgement: Judgement) -> list[tuple[str, str]]:

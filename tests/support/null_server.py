@@ -101,7 +101,8 @@ class Answers:
     @property
     def parameters(self) -> dict[str, str]:
         changed = self.options.digest_changes_after and len(self.received) > self.options.digest_changes_after
-        return {"bundle_digest": DIGEST[:-1] + "0" if changed else DIGEST, "engine": self.options.engine}
+        digest = self.options.digest
+        return {"bundle_digest": digest[:-1] + "0" if changed else digest, "engine": self.options.engine}
 
 
 def metadata(model: str) -> dict[str, Any]:
@@ -250,6 +251,7 @@ def main() -> None:
     parser.add_argument("--error-status", default="200 OK", help="HTTP status of bad answers; not 200: gRPC errors too")
     parser.add_argument("--wrong-label", help="answer this label to everything")
     parser.add_argument("--engine", default="null-fp32")
+    parser.add_argument("--digest", default=DIGEST)
     parser.add_argument("--digest-changes-after", type=int, default=0, help="another bundle digest after N requests")
     parser.add_argument("--die-after", type=int, default=0, help="exit in the middle of request N + 1")
     asyncio.run(serve(parser.parse_args()))
