@@ -30,6 +30,7 @@ from .payloads import Payloads, read_payloads
 from .plan import Block, Plan, Side, draw_blocks
 from .preflight import count_tokens, meet_server
 from .samples import RunRecord, WorkerBooks, write_record
+from .server_metrics import ServerMetrics
 from .usage import ServerUsage
 from .verdict import decided_at
 
@@ -87,7 +88,8 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
     write_record(run_dir, record)
     say("starting Locust")
     with Crew(run_dir, Path(plan.data.path), golden.path if golden else expected, plan.workers) as crew:
-        _Traffic(crew, run_dir, record, {side: form for side, (_, form) in met.items()}, ServerUsage(urls), say).drive()
+        forms = {side: form for side, (_, form) in met.items()}
+        _Traffic(crew, run_dir, record, forms, (ServerUsage(urls), ServerMetrics(urls, plan.model)), say).drive()
 
 
 @dataclass
@@ -98,7 +100,7 @@ class _Traffic:
     run_dir: Path
     record: RunRecord
     forms: Mapping[Side, Sequence[OutputForm]]
-    usage: ServerUsage
+    watchers: tuple[ServerUsage, ServerMetrics]
     say: Progress
     current: Block | None = None
     _first_start: float | None = None
@@ -113,8 +115,9 @@ class _Traffic:
             for block in self.record.blocks:
                 if not lost:
                     lost = self._run_block(block)
-                    self.usage.stop(block.side)
-            self._save(replace(self.record, machine={**self.record.machine, "server_usage": self.usage.to_json()}))
+                    for watcher in self.watchers:
+                        watcher.stop(block.side)
+                    self._keep_watched()
         except BaseException as reason:
             if self.current is not None:
                 words = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
@@ -123,6 +126,11 @@ class _Traffic:
         if lost:
             self._stop(interrupted="; ".join(f"worker {index} was lost: {why}" for index, why in lost.items()))
 
+    def _keep_watched(self) -> None:
+        usage, metrics = (watcher.to_json() for watcher in self.watchers)
+        seen = {"server_usage": usage, "server_metrics": metrics}
+        self._save(replace(self.record, machine={**self.record.machine, **seen}))
+
     def _run_block(self, block: Block) -> dict[int, str]:
         """One block; returns the workers lost in it and how."""
         plan = self.record.plan
@@ -130,7 +138,8 @@ class _Traffic:
         lost = self._await("prepared", WARM_UP * plan.timeout_s + _SLACK_SECONDS)
         if lost:
             return lost
-        self.usage.start(block.side)
+        for watcher in self.watchers:
+            watcher.start(block.side)
         at = time.monotonic() + _LEAD_SECONDS
         self._first_start = self._first_start or at
         self.current = block

@@ -227,4 +227,6 @@ def _server_json(record: RunRecord, side: Side) -> dict[str, Any]:
         "url": facts.url if facts else None,
         "digest": next(iter(digests), None) or (facts.digest if facts else None),
         "engine": next(iter(engines), None) or (facts.engine if facts else None),
+        "usage": (record.machine.get("server_usage") or {}).get(side),
+        "metrics": (record.machine.get("server_metrics") or {}).get(side),
     }

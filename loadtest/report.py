@@ -132,6 +132,7 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
         ("tokens of a text", _tokens(record.machine.get("tokens"))),
         ("client's limit", _limit(record.machine.get("client"))),
         *_usage(judgement),
+        *_metrics(record.machine.get("server_metrics")),
         *((str(name), value) for name, value in record.machine.items() if name not in _TOLD_APART),
     ]
     baseline = result["baseline"]
@@ -144,7 +145,7 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
     return rows
 
 
-_TOLD_APART = ("tokens", "client", "server_usage", "golden")
+_TOLD_APART = ("tokens", "client", "server_usage", "server_metrics", "golden")
 
 
 def _golden(plan: Plan, kept: Any) -> str:
@@ -161,6 +162,18 @@ def _usage(judgement: Judgement) -> list[tuple[str, str]]:
         each = f"{1e3 * spent['cpu_s'] / sent:.3g} ms a request" if sent else "no requests"
         rows.append((f"processor time, {side}", f"{spent['cpu_s']:.2f} s, {each}"))
         rows.append((f"memory, {side}", f"{spent['rss_mib']:.0f} MiB resident"))
+    return rows
+
+
+def _metrics(told: Any) -> list[tuple[str, str]]:
+    """Queue and engine calls, as the servers count them themselves."""
+    rows = []
+    for side, found in (told or {}).items():
+        queue = f"requests waited {_number(found['queue_ms'])} ms on average, {found['refused']:.0f} were refused"
+        each = f"{_number(found['rows_per_call'])} texts and {_number(found['call_ms'])} ms"
+        padding = f"{_number(100 * (found['padding'] or 0.0))} % of it padding"
+        calls = f"{found['engine_calls']:.0f}, on average of {each}, {padding}"
+        rows += [(f"queue, {side}", queue), (f"engine calls, {side}", calls)]
     return rows
 
 

@@ -44,10 +44,19 @@ class ServerUsage:
         return {side: {"cpu_s": self.cpu_s[side], "rss_mib": self.rss_mib[side]} for side in self.cpu_s}
 
 
+def ports_beside(url: str) -> list[int]:
+    """Further ports at which whoever listens at an address of this machine, or a descendant of it, listens."""
+    psutil = _psutil()
+    try:
+        own = {one.pid for process in _listeners(psutil, url) for one in (process, *process.children(recursive=True))}
+        return sorted({port for pid, port in _listening(psutil) if pid in own} - {urlsplit(url).port})
+    except (psutil.Error, OSError):
+        return []
+
+
 def _processes(url: str) -> dict[int, tuple[float, float]]:
     """Processor seconds and resident bytes of whoever listens at an address of this machine, and its descendants."""
-    import psutil  # type: ignore[import-untyped]  # comes with Locust
-
+    psutil = _psutil()
     found: dict[int, tuple[float, float]] = {}
     try:
         for process in _listeners(psutil, url):
@@ -59,15 +68,25 @@ def _processes(url: str) -> dict[int, tuple[float, float]]:
     return found
 
 
+def _psutil() -> Any:
+    import psutil  # type: ignore[import-untyped]  # comes with Locust
+
+    return psutil
+
+
 def _listeners(psutil: Any, url: str) -> list[Any]:
     parts = urlsplit(url)
     own = {entry.address for entries in psutil.net_if_addrs().values() for entry in entries}
     there = {str(entry[4][0]) for entry in socket.getaddrinfo(parts.hostname, parts.port, type=socket.SOCK_STREAM)}
     if not there <= own:
         return []
-    listening = {
-        connection.pid
+    return [psutil.Process(pid) for pid in {pid for pid, port in _listening(psutil) if port == parts.port}]
+
+
+def _listening(psutil: Any) -> list[tuple[int, int]]:
+    """(process, TCP port) of this machine."""
+    return [
+        (connection.pid, connection.laddr.port)
         for connection in psutil.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == parts.port and connection.pid
-    }
-    return [psutil.Process(pid) for pid in listening]
+        if connection.status == psutil.CONN_LISTEN and connection.pid
+    ]

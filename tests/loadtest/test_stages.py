@@ -68,6 +68,13 @@ def test_a_run_against_the_real_server_keeps_what_its_front_tells(tmp_path, tran
     page = write_report(tmp_path / "run", judge(tmp_path / "run")).read_text(encoding="utf-8")
     assert "as the server counts all 2 texts" in page
     ok = read_samples(tmp_path / "run").counts()[Outcome.OK]
+    # Over gRPC the page is found at another port of the same process. What is counted begins after the warm-up.
+    metrics = judge(tmp_path / "run").to_json()["server"]["metrics"]
+    assert ok / 8 <= metrics["engine_calls"] <= ok
+    assert metrics["engine_calls"] * metrics["rows_per_call"] == pytest.approx(ok)
+    assert metrics["call_ms"] >= 4.0
+    assert (metrics["queue_ms"] >= 0.0, metrics["refused"]) == (True, 0)
+    assert "requests waited" in page
     stages = {stage.name: stage for stage in stage_times(tmp_path / "run", read_record(tmp_path / "run"), "candidate")}
     assert ok > 0
     assert all(stage.answers == ok for stage in stages.values())
