@@ -10,8 +10,6 @@ have answered besides.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +17,7 @@ import numpy as np
 
 from nlpdeploy.bundle.compare import quantile
 
+from .flood import Flood, closed_loop
 from .http_clients import AsyncHttp
 from .messages import http_request, predict_body
 from .results import print_table
@@ -154,57 +153,16 @@ async def _measure(
 
 
 async def _closed(server: ServerProcess, asked: Sequence[bytes], seconds: float) -> float:
-    """Answers a second of clients that ask again as soon as they are answered."""
-    end = time.perf_counter() + seconds
-    done = 0
-
-    async def client(first: int) -> None:
-        nonlocal done
-        connection = await AsyncHttp.connect(server.host, server.http_port)
-        index = first
-        while time.perf_counter() < end:
-            answer = await connection.ask(asked[index % len(asked)])
-            done += answer.status == 200 and time.perf_counter() <= end
-            index += CLIENTS
-        connection.close()
-
-    await asyncio.gather(*map(client, range(CLIENTS)))
-    return done / seconds
+    return await closed_loop(server.host, server.http_port, asked, CLIENTS, seconds)
 
 
 async def _wave(
     server: ServerProcess, asked: Sequence[bytes], rate: float, seconds: float, rng: np.random.Generator
 ) -> Wave:
-    """An open loop: each request leaves when it is due, on a connection of its own if all others are at work."""
-    offsets = np.cumsum(rng.exponential(1 / rate, size=int(rate * seconds)))
+    offsets = np.cumsum(rng.exponential(1 / rate, size=int(rate * seconds))).tolist()
     before = await _metrics(server)
-    idle: list[AsyncHttp] = []
-    ended: Counter[int] = Counter()
-    answered: list[tuple[float, float]] = []  # due, and when
-
-    async def one(message: bytes, due: float) -> None:
-        try:
-            connection = idle.pop() if idle else await AsyncHttp.connect(server.host, server.http_port)
-            answer = await connection.ask(message)
-        except OSError:
-            ended[0] += 1
-            return
-        ended[answer.status] += 1
-        if answer.status == 200:
-            answered.append((due, time.perf_counter()))
-        if not connection.closed:
-            idle.append(connection)
-
-    start = time.perf_counter()
-    tasks = []
-    for index, offset in enumerate(offsets.tolist()):
-        if (wait := start + offset - time.perf_counter()) > 0:
-            await asyncio.sleep(wait)
-        tasks.append(asyncio.ensure_future(one(asked[index % len(asked)], start + offset)))
-    spent = time.perf_counter() - start
-    await asyncio.wait_for(asyncio.gather(*tasks), _DRAIN_SECONDS + LIMIT_SECONDS)
-    for connection in idle:
-        connection.close()
+    flood = Flood(server.host, server.http_port)
+    await flood.run(asked, offsets, _DRAIN_SECONDS + LIMIT_SECONDS)
     after = await _metrics(server)
     changed = {name: value - before.get(name, 0.0) for name, value in after.items()}
     refused = {
@@ -213,9 +171,11 @@ async def _wave(
         if name.startswith("nlpdeploy_refusals_total") and value
     }
     rows = sum(value for name, value in changed.items() if name.startswith("nlpdeploy_batch_rows_sum"))
-    p99 = 1000 * quantile(np.asarray([when - due for due, when in answered]), 0.99) if answered else None
-    meanwhile = sum(when <= start + spent for _, when in answered)
-    return Wave(len(offsets) / spent, spent, dict(sorted(ended.items())), meanwhile, refused, rows, p99)
+    latencies = [came - due for due, came in flood.answered]
+    p99 = 1000 * quantile(np.asarray(latencies), 0.99) if latencies else None
+    meanwhile = sum(came <= flood.seconds for _, came in flood.answered)
+    spent = flood.seconds
+    return Wave(len(offsets) / spent, spent, dict(sorted(flood.ended.items())), meanwhile, refused, rows, p99)
 
 
 async def _metrics(server: ServerProcess) -> dict[str, float]:

@@ -150,11 +150,11 @@ class AdmissionQueue:
             if self._held >= self._limits.rows:
                 self._refused(Refusal.QUEUE_ROWS)
                 return self._full_of_rows(now)
-            wait = self._scheduler.hopeless(length, deadline, now)
-            if wait is None:
+            found = self._scheduler.hopeless(length, deadline, now)
+            if found is None:
                 return None
             self._refused(Refusal.FORECAST)
-            return self._too_late(wait, deadline, now)
+            return _too_late(found[0], deadline - now, found[1])
 
     def submit(self, job: Job, now: float) -> None:
         """Queue a reserved job, ``job.rows`` filled. One that was withdrawn meanwhile is left out.
@@ -240,8 +240,8 @@ class AdmissionQueue:
         limit = self._limits.tokens
         if self._scheduler.tokens + tokens > limit:
             self._refused(Refusal.QUEUE_TOKENS)
-            now = time.monotonic()
-            raise self._overloaded("queue is full", f"{self._scheduler.tokens} tokens waiting", f"{limit}", now)
+            drained = self._scheduler.drain_seconds(time.monotonic())
+            raise _overloaded("queue is full", f"{self._scheduler.tokens} tokens waiting", f"{limit}", drained)
 
     def _check_deadline(self, tickets: Sequence[Ticket[Job]], now: float) -> None:
         if not tickets or math.isinf(tickets[0].deadline):
@@ -249,15 +249,18 @@ class AdmissionQueue:
         wait = self._scheduler.refusal(tickets, now)
         if wait is not None:
             self._refused(Refusal.FORECAST)
-            raise self._too_late(wait, tickets[0].deadline, now)
+            raise _too_late(wait, tickets[0].deadline - now, self._scheduler.drain_seconds(now))
 
     def _full_of_rows(self, now: float) -> Overloaded:
-        return self._overloaded("queue is full", f"{self._held} rows waiting", f"{self._limits.rows}", now)
+        return _overloaded(
+            "queue is full", f"{self._held} rows waiting", f"{self._limits.rows}", self._scheduler.drain_seconds(now)
+        )
 
-    def _too_late(self, wait: float, deadline: float, now: float) -> Overloaded:
-        left = max(deadline - now, 0.0)
-        return self._overloaded("the deadline can't be met", f"a wait of {wait:.3f} s", f"{left:.3f} s", now)
 
-    def _overloaded(self, what: str, found: str, wanted: str, now: float) -> Overloaded:
-        retry = max(self._scheduler.drain_seconds(now), LEAST_RETRY)
-        return Overloaded(what, found=found, wanted=f"at most {wanted}", retry_after=retry)
+def _too_late(wait: float, left: float, drained: float) -> Overloaded:
+    return _overloaded("the deadline can't be met", f"a wait of {wait:.3f} s", f"{max(left, 0.0):.3f} s", drained)
+
+
+def _overloaded(what: str, found: str, wanted: str, drained: float) -> Overloaded:
+    """With a hint to come back once all that runs and waits is done."""
+    return Overloaded(what, found=found, wanted=f"at most {wanted}", retry_after=max(drained, LEAST_RETRY))

@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 JSON = "application/json"
 
+_to_json = json.JSONEncoder(ensure_ascii=False).encode  # made once: in a flood most answers are errors
 _REASONS = {status.value: status.phrase for status in HTTPStatus} | {499: "Client Closed Request"}
 
 
@@ -48,7 +49,7 @@ AtOnce = Callable[[Request], Response | None]
 
 def error_response(status: int, detail: str, headers: Sequence[tuple[str, str]] = ()) -> Response:
     """``{"error": detail}``."""
-    return Response(status, json.dumps({"error": detail}, ensure_ascii=False).encode(), JSON, headers)
+    return Response(status, _to_json({"error": detail}).encode(), JSON, headers)
 
 
 def response_bytes(response: Response, *, head_only: bool, close: bool) -> bytes:

@@ -198,7 +198,7 @@ class Scheduler(Generic[T]):
             ahead += work * pace
         return None
 
-    def hopeless(self, length: int, deadline: float, now: float) -> float | None:
+    def hopeless(self, length: int, deadline: float, now: float) -> tuple[float, float] | None:
         """Whether no request of normal priority whose first row has so many tokens, or more, may join.
 
         It looks at what is ahead alone, so that it can be asked before anything of a request is known but its deadline:
@@ -210,15 +210,18 @@ class Scheduler(Generic[T]):
             now: when it would join.
 
         Returns:
-            Seconds of the wait that is too long; None where :meth:`refusal` is to say.
+            Seconds of the wait that is too long, and until all that runs and waits is done; None where :meth:`refusal`
+            is to say.
         """
         if not self._rows and len(self.running) < self._lanes:
             return None
-        pace = self._pace()
-        own = self._grouping.share(length) * pace
+        pace, outlook = self._pace(), self._outlook(now)
+        own, total = self._grouping.share(length) * pace, self._agenda.work * pace
         ahead = self._agenda.ahead(self.policy.rank(now, deadline, Priority.NORMAL)) * pace
-        wait = self._outlook(now).end_of(ahead, own, self._agenda.work * pace + own) - now
-        return wait if wait * (1 - LENIENCY) > deadline - now else None
+        wait = outlook.end_of(ahead, own, total + own) - now
+        if wait * (1 - LENIENCY) <= deadline - now:
+            return None
+        return wait, outlook.end_of(total, 0.0, total) - now
 
     # -- the next batch -----------------------------------------------------------------------------------------------
 
