@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ..bundle.compare import quantile
 from .assess import Timeline, lay_out
 from .certify import Verdict
-from .contrast import Contrast, contrast, contrast_runs, not_comparable
+from .contrast import LEAST_PAIRS, Contrast, contrast, contrast_runs, not_comparable
 from .judgement import TargetResult, milliseconds
 from .plan import Plan, Side
 from .samples import RunRecord, read_record, read_samples
@@ -52,6 +52,8 @@ def compare_sides(
         latencies[block.side][block.pair] = samples.latency[samples.block == block.index]
         if not len(latencies[block.side][block.pair]):
             problem = problem or f"block {block.index} has no arrivals; make the run longer"
+    if len(latencies["baseline"]) < LEAST_PAIRS:
+        problem = problem or f"{len(latencies['baseline'])} pairs of blocks were run, at least {LEAST_PAIRS} are needed"
     if problem:
         return tuple(not_comparable(metric, problem) for metric in metrics)
     found = []

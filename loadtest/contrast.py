@@ -17,6 +17,11 @@ from ..bundle.errors import InvalidInput
 from .certify import CONFIDENCE
 from .student import student_quantile
 
+NOT_COMPARABLE = "not comparable"
+"""The finding where there is none; a reason stands beside it."""
+
+LEAST_PAIRS = 4
+
 SEGMENTS = 10
 """Parts that each of two runs is cut into, where there are no blocks to compare."""
 
@@ -75,7 +80,7 @@ def contrast(metric: str, pairs: Sequence[tuple[float, float]]) -> Contrast:
     Raises:
         InvalidInput: another number of pairs, or a time that is not above zero.
     """
-    if len(pairs) < 4 or len(pairs) % 2:
+    if len(pairs) < LEAST_PAIRS or len(pairs) % 2:
         raise InvalidInput("pairs of blocks", found=len(pairs), wanted="an even number of at least 4")
     seconds = np.asarray(pairs, dtype=np.float64)
     if not (seconds > 0).all():
@@ -142,4 +147,4 @@ def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 def not_comparable(metric: str, reason: str, pairs: tuple[tuple[float, float], ...] = ()) -> Contrast:
     """A comparison that can't be had, with its reason."""
-    return Contrast(metric, None, None, None, "not comparable", pairs, reason)
+    return Contrast(metric, None, None, None, NOT_COMPARABLE, pairs, reason)

@@ -26,6 +26,7 @@ from .golden import keep_golden
 from .live import live_line
 from .looks import draw_looks
 from .orders import STOP, WARM_UP, prepare_order, start_order
+from .partial import BY_HAND
 from .payloads import Payloads, read_payloads
 from .plan import Block, Plan, Side, draw_blocks
 from .preflight import count_tokens, meet_server
@@ -81,7 +82,9 @@ def run(plan: Plan, run_dir: Path, *, progress: Progress | None = None) -> None:
     record = RunRecord(
         plan=plan,
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        machine=_machine(plan) | {"tokens": count_tokens(plan, payloads), "golden": golden and golden.to_json()},
+        machine=_machine(plan)
+        | {"tokens_by_side": {side: count_tokens(plan, url, payloads) for side, url in urls.items()}}
+        | {"golden": golden and golden.to_json()},
         servers=servers,
         blocks=draw_blocks(plan),
     )
@@ -120,8 +123,8 @@ class _Traffic:
                     self._keep_watched()
         except BaseException as reason:
             if self.current is not None:
-                words = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
-                self._stop(interrupted=words.get(type(reason), repr(reason)), measured_s=self._settled_seconds())
+                words = BY_HAND.get(type(reason), repr(reason))
+                self._stop(interrupted=words, measured_s=self._settled_seconds())
             raise
         if lost:
             self._stop(interrupted="; ".join(f"worker {index} was lost: {why}" for index, why in lost.items()))

@@ -15,8 +15,9 @@ from ..bundle.compare import quantile
 from ..bundle.errors import StoreFailed
 from .certify import Verdict
 from .judgement import Judgement, TargetResult
+from .partial import samples_of
 from .plan import Side
-from .samples import FAILED, NEVER, Outcome, Samples, read_samples
+from .samples import FAILED, NEVER, Outcome, Samples
 
 JUNIT_FILE, STATISTICS_FILE = "junit.xml", "nlpdeploy_stats.csv"
 
@@ -88,7 +89,9 @@ def _statistics(run_dir: Path, judgement: Judgement, file: IO[str]) -> None:
     urls: dict[Side, str | None] = {"candidate": plan.url, "baseline": plan.baseline_url}
     for side in sides:
         kind = (urls[side] or "").partition("://")[0]
-        writer.writerow([kind, f"{plan.model} {side}", *_line(read_samples(run_dir, side), judgement.judged_s)])
+        writer.writerow(
+            [kind, f"{plan.model} {side}", *_line(samples_of(run_dir, judgement.record, side), judgement.judged_s)]
+        )
 
 
 def _line(samples: Samples, seconds: float) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ class Judgement:
         saturated: the candidate could not keep up with the arrivals.
         looks: how often a run that may stop early was looked at; 1 for others.
         run_dir: the run folder.
+        payloads: by side, SHA-256 of what it was sent (:func:`.validity.payload_digest`); empty where runs are merged.
     """
 
     verdict: Verdict
@@ -72,6 +73,7 @@ class Judgement:
     saturated: bool
     looks: int
     run_dir: Path
+    payloads: Mapping[Side, str] = field(default_factory=dict)
 
     @property
     def contrast(self) -> Contrast | None:
@@ -88,6 +90,7 @@ class Judgement:
             **_books_json(books),
             "rate": {"offered": self.record.plan.rate, "scheduled": health.offered, "achieved": health.achieved},
             "server": _server_json(self.record, "candidate"),
+            "payload": self._payload_json("candidate"),
             "baseline": self._baseline_json(),
             "client": {
                 "late": health.late,
@@ -110,6 +113,10 @@ class Judgement:
             "report": str(self.run_dir / REPORT_FILE),
         }
 
+    def _payload_json(self, side: Side) -> dict[str, Any]:
+        tokens = (self.record.machine.get("tokens_by_side") or {}).get(side)
+        return {"data_sha256": self.record.plan.data.digest, "sent_sha256": self.payloads.get(side), "tokens": tokens}
+
     def _baseline_json(self) -> dict[str, Any] | None:
         found = self.contrast
         if found is None:
@@ -117,6 +124,7 @@ class Judgement:
         books = _books_json(self.tallies["baseline"]) if "baseline" in self.tallies else {}
         return {
             **_server_json(self.record, "baseline"),
+            "payload": self._payload_json("baseline") if books else None,
             **books,
             "run": self.record.plan.baseline_run,
             **_contrast_json(found),

@@ -51,13 +51,13 @@ def meet_server(plan: Plan, url: str, payloads: Payloads) -> tuple[ServerFacts, 
     return ServerFacts(url, None if digest is None else str(digest), None if engine is None else str(engine)), form
 
 
-def count_tokens(plan: Plan, payloads: Payloads) -> dict[str, Any] | None:
-    """How long the texts are in the candidate's own tokens, where it tells: of all of them, or of some evenly spread.
+def count_tokens(plan: Plan, url: str, payloads: Payloads) -> dict[str, Any] | None:
+    """How long the texts are in a server's own tokens, where it tells: of all of them, or of some evenly spread.
 
     Returns:
         ``texts`` asked about, of how many ``of``, and ``mean``, ``p50``, ``p95``; None where no ``tokens`` are told.
     """
-    client, found = open_client(plan.url, plan.model, plan.version, plan.key_file), []
+    client, found = open_client(url, plan.model, plan.version, plan.key_file_of(url)), []
     rows = np.unique(np.linspace(0, len(payloads.texts) - 1, TOKEN_TEXTS).astype(int)).tolist()
     try:
         if "tokens" not in {spec.name for spec in client.metadata(_PATIENCE).outputs}:

@@ -13,8 +13,8 @@ from ..bundle.errors import StoreFailed, Unsupported
 from .assess import lay_out
 from .calibration import from_json
 from .judgement import REPORT_FILE, Judgement
+from .partial import samples_of
 from .plan import Plan, Side
-from .samples import read_samples
 from .stages import stage_times
 from .validity import short
 
@@ -54,7 +54,9 @@ def _render(run_dir: Path, judgement: Judgement) -> str:
 
     record = judgement.record
     sides: list[Side] = ["candidate", "baseline"] if record.plan.baseline_url else ["candidate"]
-    lines: list[tuple[str, Timeline]] = [(side, lay_out(record, read_samples(run_dir, side), side)) for side in sides]
+    lines: list[tuple[str, Timeline]] = [
+        (side, lay_out(record, samples_of(run_dir, record, side), side)) for side in sides
+    ]
     if record.measured_s is not None:
         lines = [(side, line.before(judgement.judged_s)) for side, line in lines]
     targets = tuple(result.target for result in judgement.targets)
@@ -129,7 +131,11 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
         ("golden answers", _golden(plan, record.machine.get("golden"))),
         ("seed", plan.seed),
         ("client", f"{plan.workers} workers, at most {plan.max_in_flight} in flight, timeout {plan.timeout_s:g} s"),
-        ("tokens of a text", _tokens(record.machine.get("tokens"))),
+        *((f"payload sent, {side}", f"sha256 {digest}") for side, digest in judgement.payloads.items()),
+        *(
+            (f"tokens of a text, {side}", _tokens(told))
+            for side, told in (record.machine.get("tokens_by_side") or {}).items()
+        ),
         ("client's limit", _limit(record.machine.get("client"))),
         *_usage(judgement),
         *_metrics(record.machine.get("server_metrics")),
@@ -145,7 +151,7 @@ def _provenance(judgement: Judgement) -> list[tuple[str, Any]]:
     return rows
 
 
-_TOLD_APART = ("tokens", "client", "server_usage", "server_metrics", "golden")
+_TOLD_APART = ("tokens_by_side", "client", "server_usage", "server_metrics", "golden")
 
 
 def _golden(plan: Plan, kept: Any) -> str:

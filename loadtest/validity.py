@@ -5,6 +5,7 @@ Pure functions of the record and the samples; each fault is one sentence. Every 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -132,6 +133,11 @@ def client_health(
     )
 
 
+def payload_digest(plan: Plan, samples: Samples) -> str:
+    """SHA-256 of what one side was sent: of the data file's digest and the rows, as int32, in the order of sending."""
+    return hashlib.sha256(plan.data.digest.encode() + samples.payload.astype("<i4").tobytes()).hexdigest()
+
+
 def run_faults(record: RunRecord, samples: Mapping[Side, Samples]) -> list[str]:
     """What makes the whole run INVALID, whatever its latencies are; empty where nothing does.
 
@@ -213,6 +219,10 @@ def _pair_faults(record: RunRecord, samples: Mapping[Side, Samples]) -> Iterator
     """Both blocks of a pair were due at the same times with the same payloads."""
     if "baseline" not in samples:
         return
+    sent = {side: payload_digest(record.plan, own) for side, own in samples.items()}
+    if len(set(sent.values())) > 1:
+        each = ", ".join(f"{side} {short(digest)}" for side, digest in sent.items())
+        yield f"the two sides were sent other payloads: {each}"
     for pair in sorted({block.pair for block in record.blocks}):
         index = {block.side: block.index for block in record.blocks if block.pair == pair}
         one, other = (samples[side].where(samples[side].block == index.get(side, -1)) for side in samples)

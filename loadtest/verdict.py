@@ -9,14 +9,15 @@ from pathlib import Path
 from .assess import Timeline, assess, lay_out, overall, saturated, unsteady
 from .certify import Verdict
 from .comparison import compare_sides, compare_with_run, hold_claim
-from .contrast import Contrast, not_comparable
+from .contrast import NOT_COMPARABLE, Contrast, not_comparable
 from .judgement import Judgement, TargetResult, milliseconds
 from .looks import Look, draw_looks
+from .partial import complete_part, samples_of
 from .plan import Plan, Side
 from .samples import Outcome, RunRecord, read_record, read_samples
 from .steady import Steady
 from .targets import Target, check_targets
-from .validity import RATE_SHORTFALL, ClientHealth, client_health, run_faults, tally
+from .validity import RATE_SHORTFALL, ClientHealth, client_health, payload_digest, run_faults, tally
 
 
 def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement:
@@ -30,17 +31,18 @@ def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement
         NotFound: no run there.
         InvalidInput: files that are no run's, or targets that it can't be judged by (a limit at or above its timeout).
     """
-    record = read_record(run_dir)
+    record = complete_part(read_record(run_dir))
     plan = record.plan
     if targets is not None:
         check_targets(targets, plan.timeout_s, plan.rate, baseline=plan.has_baseline)
     promised = targets or plan.targets
     sides: tuple[Side, ...] = ("candidate", "baseline") if plan.baseline_url else ("candidate",)
-    everything = {side: read_samples(run_dir, side) for side in sides}
+    everything = {side: samples_of(run_dir, record, side) for side in sides}
     faults = run_faults(record, everything)
     lines = {side: lay_out(record, samples, side) for side, samples in everything.items()}
     steady, results, lines["candidate"], looks = _look(record, lines["candidate"], promised)
-    measured = lines["candidate"].seconds if record.measured_s is not None or plan.until_decided else None
+    early = plan.until_decided or (record.measured_s is not None and len(record.blocks) == 1)
+    measured = lines["candidate"].seconds if early else None
     health = {side: client_health(plan, line.blocks, line.samples, promised, measured) for side, line in lines.items()}
     faults.extend(
         f"the client offered the {side} {100 * health[side].shortfall:.1f} % less than scheduled, "
@@ -54,6 +56,7 @@ def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement
     if record.interrupted and record.measured_s is not None:
         notes.insert(0, _interrupted(record, verdict))
         verdict = Verdict.INCONCLUSIVE if verdict is Verdict.CONFIRMED else verdict
+        compared = tuple(replace(each, finding=NOT_COMPARABLE, reason="stopped by hand") for each in compared)
     late = health["candidate"].problem()
     if late and verdict is Verdict.CONFIRMED:
         notes.append(f"{late}; it was charged to the server, which met its targets all the same")
@@ -69,6 +72,7 @@ def judge(run_dir: Path, targets: tuple[Target, ...] | None = None) -> Judgement
         targets=results,
         record=record,
         tallies={side: tally(line.samples) for side, line in lines.items()},
+        payloads={side: payload_digest(plan, line.samples) for side, line in lines.items()},
         health=health,
         steady=steady,
         contrasts=compared,
@@ -156,7 +160,7 @@ def _further_notes(
                 f"baseline's is {each.ratio:.2f} times the candidate's "
                 f"({each.low:.2f} to {each.high:.2f} with 99 %): {each.finding}"
             )
-        elif each is compared[0]:
+        if each is compared[0] and each.reason:
             notes.append(f"not comparable with the baseline: {each.reason}")
     if compared and plan.baseline_run is not None:
         notes.append(

@@ -62,14 +62,15 @@ def test_a_run_against_the_real_server_keeps_what_its_front_tells(tmp_path, tran
             timeout_s=2.0,
         )
         run(made, tmp_path / "run")
-    tokens = read_record(tmp_path / "run").machine["tokens"]
+    result = judge(tmp_path / "run").to_json()
+    tokens = result["payload"]["tokens"]
     assert (tokens["texts"], tokens["of"]) == (2, 2)
     assert 1 <= tokens["p50"] <= tokens["mean"] * 2 <= 2 * tokens["p95"]
     page = write_report(tmp_path / "run", judge(tmp_path / "run")).read_text(encoding="utf-8")
     assert "as the server counts all 2 texts" in page
     ok = read_samples(tmp_path / "run").counts()[Outcome.OK]
     # Over gRPC the page is found at another port of the same process. What is counted begins after the warm-up.
-    metrics = judge(tmp_path / "run").to_json()["server"]["metrics"]
+    metrics = result["server"]["metrics"]
     assert ok / 8 <= metrics["engine_calls"] <= ok
     assert metrics["engine_calls"] * metrics["rows_per_call"] == pytest.approx(ok)
     assert metrics["call_ms"] >= 4.0

@@ -7,6 +7,7 @@ import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput, NotFound
 from nlpdeploy.loadtest.certify import Verdict
+from nlpdeploy.loadtest.report import write_report
 from nlpdeploy.loadtest.samples import Outcome, read_record, sample_path, write_record
 from nlpdeploy.loadtest.targets import parse_target
 from nlpdeploy.loadtest.verdict import judge
@@ -128,6 +129,42 @@ def test_a_run_that_was_interrupted_is_judged_as_far_as_it_went_and_confirms_not
     assert (found.verdict, found.targets[0].verdict) == (Verdict.INCONCLUSIVE, Verdict.CONFIRMED)
     assert found.reasons[0].startswith("interrupted after 30 s of 60 s; that part is judged")
     assert found.tallies["candidate"].sent == 3000
+
+
+def stopped_by_hand(folder, blocks):
+    """A comparison of 8 pairs that was stopped in the middle of the block after so many."""
+    run = store_run(folder, plan(seconds=40.0, baseline_url="http://127.0.0.1:9", pairs=8), quick)
+    record = read_record(run)
+    cut = sample_path(run, blocks, 0)
+    header, _, rows = cut.read_bytes().partition(b"\n")
+    cut.write_bytes(header + b"\n" + rows[: 100 * 31])
+    for block in record.blocks[blocks + 1 :]:
+        sample_path(run, block.index, 0).unlink()
+    kept = [entry for entry in record.books if entry.block < blocks]
+    last = replace(record.books[blocks], scheduled=100, outcomes={"OK": 100})
+    write_record(run, replace(record, books=(*kept, last), interrupted="interrupted"))
+    return run
+
+
+@pytest.mark.parametrize(("blocks", "pairs"), [(9, 4), (8, 4), (7, 2), (4, 2), (3, 0)])
+def test_a_comparison_that_was_stopped_by_hand_is_judged_by_its_whole_groups_and_finds_nothing(tmp_path, blocks, pairs):
+    run = stopped_by_hand(tmp_path, blocks)
+    found = judge(run)
+    assert found.record.interrupted == "interrupted"
+    if not pairs:
+        assert (found.verdict, found.reasons[0]) == (Verdict.INVALID, "the run was cut short: interrupted")
+        return
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reasons[0].startswith(f"interrupted after {5 * pairs} s of 40 s; that part is judged")
+    assert {side: books.sent for side, books in found.tallies.items()} == dict.fromkeys(found.tallies, 500 * pairs)
+    assert [block.side[0] for block in found.record.blocks[:4]] in (list("cbbc"), list("bccb"))
+    assert len(found.record.blocks) == 2 * pairs
+    assert {each.finding for each in found.contrasts} == {"not comparable"}
+    assert (found.contrast.ratio is not None) == (pairs == 4)
+    assert found.contrast.reason == ("stopped by hand" if pairs == 4 else found.contrast.reason)
+    assert found.payloads["candidate"] == found.payloads["baseline"]
+    assert "interrupted" in write_report(run, found).read_text(encoding="utf-8")
+    assert judge(run, (parse_target("p95=1ms"),)).verdict is Verdict.REFUTED
 
 
 def test_failures_in_the_warm_up_are_never_excused(tmp_path):
