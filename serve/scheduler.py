@@ -215,11 +215,15 @@ class Scheduler(Generic[T]):
         """
         if not self._rows and len(self.running) < self._lanes:
             return None
-        pace, outlook = self._pace(), self._outlook(now)
+        pace, left = self._pace(), deadline - now
         own, total = self._grouping.share(length) * pace, self._agenda.work * pace
+        under_way = max([batch.end for batch in self.running], default=now) - now
+        if max(under_way, 0.0) + total + own + self._full() <= left:
+            return None  # one lane alone would do it: no closer look is needed
+        outlook = self._outlook(now)
         ahead = self._agenda.ahead(self.policy.rank(now, deadline, Priority.NORMAL)) * pace
         wait = outlook.end_of(ahead, own, total + own) - now
-        if wait * (1 - LENIENCY) <= deadline - now:
+        if wait * (1 - LENIENCY) <= left:
             return None
         return wait, outlook.end_of(total, 0.0, total) - now
 
