@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def show_result(result: ExportResult, *, as_json: bool) -> None:
     """The table and where things are; with ``as_json`` the object on standard output instead."""
+    from ..export.report import half_notes
     from .engine_table import print_engines
 
     if as_json:
@@ -77,6 +78,8 @@ def show_result(result: ExportResult, *, as_json: bool) -> None:
     for entry in result.manifest.engines:
         if "build" in entry.options:
             console.note(f"{entry.id}: {entry.options['build']}; {entry.options['layers']}")
+    for text in half_notes(result.manifest.engines):
+        console.note(text)
     console.note(result.choice)
     if result.reference:
         console.note(f"published {result.reference} ({result.seconds:.0f} s)  {result.reference.path}")

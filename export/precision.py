@@ -7,9 +7,9 @@ tensors on real text say which nodes to suspect; what can be spared of them is t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,16 +18,17 @@ from ..bundle.evidence import ParityResult
 from ..bundle.specs import ModelSpec, TensorSpec
 from ..runtime.text import Row
 from .answers import EngineAnswers, ReferenceAnswers, engine_answers
-from .emulate import LIMITS, Emulator
+from .emulate import Emulator
 from .grid import Case, evenly
 from .limits import limits, logit_spread
 from .parity import judge_parity
 from .passes.half_types import touches_float
 from .passes.rounding import Precision
 from .passes.standard import all_nodes, load_standard
+from .precision_choice import KeptNode, PrecisionChoice
 from .precision_search import Shrunk, Trials, first_passing, shrink
-from .precision_suspects import Suspicion, stages, suspicions
-from .ranges import trace_feeds, trace_ranges
+from .precision_suspects import Suspicion, headroom, stages, suspicions
+from .ranges import RangeTrace, trace_feeds, trace_ranges
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -41,87 +42,6 @@ ROUNDS = 3
 """How often rows that fail in the end are taken into the sample and the search goes on."""
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class KeptNode:
-    """A node that stays in fp32.
-
-    Attributes:
-        name: of the ONNX node.
-        op: its operator.
-        range: what the trace says of it, with the number.
-        without: why parity fails when it becomes half; None where the evaluations ended before it was tried alone.
-    """
-
-    name: str
-    op: str
-    range: str
-    without: str | None
-
-
-@dataclass(frozen=True)
-class PrecisionChoice:
-    """The nodes that stay in fp32, and what was found on the way.
-
-    Attributes:
-        precision: ``fp16`` or ``bf16``.
-        kept: the nodes, in the graph's order; empty where half alone passes.
-        nodes: nodes of the graph that compute on floats.
-        half_alone: why half alone doesn't pass; None where it does.
-        evaluations: emulated graphs that were held against the checkpoint.
-        minimal: each of the nodes was tried and can't be spared.
-        parity: emulated, over everything that engines are asked.
-        conversion: what became of the graph, in words.
-    """
-
-    precision: Precision
-    kept: tuple[KeptNode, ...]
-    nodes: int
-    half_alone: str | None
-    evaluations: int
-    minimal: bool
-    parity: ParityResult
-    conversion: str
-
-    @property
-    def keep_fp32(self) -> tuple[str, ...]:
-        """The names, for ``passes.half.to_half``."""
-        return tuple(node.name for node in self.kept)
-
-    def to_plain(self) -> dict[str, Any]:
-        """For the manifest: plain data, the parity in short."""
-        parity = self.parity
-        return {
-            "precision": self.precision,
-            "conversion": self.conversion,
-            "keep_fp32": [
-                {"node": node.name, "op": node.op, "range": node.range, "without": node.without} for node in self.kept
-            ],
-            "nodes": self.nodes,
-            "half_alone": self.half_alone,
-            "evaluations": self.evaluations,
-            "minimal": self.minimal,
-            "emulated": {
-                "passed": parity.passed,
-                "max_abs_error": parity.max_abs_error,
-                "tolerance": parity.tolerance,
-                "agreement": parity.agreement,
-                "rows": parity.rows,
-            },
-            "limits": LIMITS,
-        }
-
-    def lines(self) -> tuple[str, ...]:
-        """For terminals and reports: a sentence, then a line a node."""
-        if not self.kept:
-            return (f"{self.precision}: no node needs fp32 ({self.evaluations} evaluations, emulated)",)
-        share = len(self.kept) / self.nodes
-        head = (
-            f"{self.precision}: {len(self.kept)} of {self.nodes} nodes ({share:.1%}) stay fp32, "
-            f"{self.evaluations} evaluations, emulated; all in {self.precision}: {self.half_alone}"
-        )
-        return (head, *(f"  {node.name} ({node.op}) {node.range}; without it: {node.without}" for node in self.kept))
 
 
 def choose_precision(
@@ -162,10 +82,12 @@ def choose_precision(
     trials = Trials(bench.fails, most_evaluations)
     half_alone = trials.ask(())
     found: dict[str, Suspicion] = {}
+    trace: RangeTrace | None = None
     shrunk = Shrunk((), {}, minimal=True)
     for _ in range(ROUNDS):
         if half_alone is not None:
-            found = _suspects(graph, bench, precision, threads, progress)
+            trace = _trace(graph, bench, precision, threads, progress)
+            found = suspicions(graph, trace, precision, emulator.roundings)
             shrunk = _search(graph, found, trials)
         full, conversion = bench.full(shrunk.names)
         if full.passed:
@@ -184,18 +106,18 @@ def choose_precision(
         for name in shrunk.names
     )
     nodes = sum(touches_float(node) for node in all_nodes(graph))
+    if trace is None:
+        trace = _trace(graph, bench, precision, threads, progress)
     return PrecisionChoice(
-        precision, kept, nodes, half_alone, trials.spent + bench.fulls, shrunk.minimal, full, conversion
-    )
+        precision, kept, nodes, half_alone, trials.spent + bench.fulls, shrunk.minimal, full, conversion,
+        headroom(graph, trace, precision, but=frozenset(shrunk.names)),
+    )  # fmt: skip
 
 
-def _suspects(
-    graph: ir.Model, bench: _Bench, precision: Precision, threads: int, progress: Progress
-) -> dict[str, Suspicion]:
+def _trace(graph: ir.Model, bench: _Bench, precision: Precision, threads: int, progress: Progress) -> RangeTrace:
     inputs = tuple(TensorSpec(str(value.name), "INT64", (-1, -1)) for value in graph.graph.inputs)
     feeds = trace_feeds(bench.rows, inputs, bench.model.pad_id)
-    trace = trace_ranges(graph, feeds, precision=precision, threads=threads, progress=progress)
-    return suspicions(graph, trace, precision, bench.emulator.roundings)
+    return trace_ranges(graph, feeds, precision=precision, threads=threads, progress=progress)
 
 
 def _search(graph: ir.Model, found: dict[str, Suspicion], trials: Trials) -> Shrunk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ SHARES = (8, 4, 2, 1)
 WEIGHT_ERROR = 2.0**-8
 """Relative rounding error of a weight from which on it is as bad as a value at the end of the range; the last bits
 alone make 2e-4 in fp16 and 2e-3 in bf16."""
+NEAR = 4.0
+"""A value within this factor of the end of the range is near it: other texts may go past it."""
 _MASKING = ("Add", "Sub", "Where")
 
 
@@ -42,6 +44,51 @@ class Suspicion:
     op: str
     severity: float
     why: str
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """A tensor near the end of a half type's range.
+
+    Attributes:
+        node: the node that makes it.
+        tensor: its name.
+        absmax: its largest size on the texts that were traced.
+        times: the end of the range over that.
+    """
+
+    node: str
+    tensor: str
+    absmax: float
+    times: float
+
+    def __str__(self) -> str:
+        """A warning for reports."""
+        return (
+            f"{self.node} makes values up to {self.absmax:.4g} on these texts, {self.times:.1f} x below the end of "
+            "the range: others may pass it"
+        )
+
+
+def headroom(
+    model: ir.Model, trace: RangeTrace, precision: Precision, *, but: Collection[str] = ()
+) -> tuple[Headroom, ...]:
+    """The tensors that came within a factor of ``NEAR`` of the end of the range, the nearest first; no masks.
+
+    Args:
+        model: the fp32 graph that was traced.
+        trace: its ranges.
+        precision: the half type.
+        but: nodes that stay in fp32.
+    """
+    largest = TYPES[precision].largest
+    masked = {str(value.name) for node in model.graph if _adds_mask(node, trace) for value in node.outputs}
+    near = [
+        Headroom(item.node, name, item.absmax, largest / item.absmax)
+        for name, item in trace.items()
+        if item.absmax * NEAR >= largest and not item.from_mask and name not in masked and item.node not in but
+    ]
+    return tuple(sorted(near, key=lambda item: item.times))
 
 
 def suspicions(

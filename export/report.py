@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,7 @@ def _view(manifest: Manifest, parity: Mapping[str, ParityResult]) -> dict[str, A
         "parity": parity,
         "proven": proven,
         "aside": [entry for entry in manifest.engines if entry.state is not EngineState.READY],
+        "halves": half_notes(manifest.engines),
         "reference": REFERENCE,
         "measure": _measure(manifest.reference_accuracy),
         "colour": colour,
@@ -103,6 +104,13 @@ def _view(manifest: Manifest, parity: Mapping[str, ParityResult]) -> dict[str, A
         "error_figure": error_figure(counts, colour) if counts else "",
         "curve_figure": curve_figure(curves, colour) if curves else "",
     }
+
+
+def half_notes(engines: Sequence[EngineEntry]) -> list[str]:
+    """What was made of the fp32 graph for engines in half: nodes that stay fp32, headroom, witness; each text once."""
+    return list(
+        dict.fromkeys(str(e.options["graph"]) for e in engines if e.precision == "fp16" and "graph" in e.options)
+    )
 
 
 def _verdict(manifest: Manifest, default: EngineEntry | None, parity: Mapping[str, ParityResult]) -> str:

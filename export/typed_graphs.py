@@ -27,6 +27,7 @@ from .passes.half import write_half
 from .passes.standard import all_nodes, load_standard
 from .precision import choose_precision
 from .request import Progress
+from .witness import call_witness
 
 FP32_LIMITS = (
     "emulated: the same graph in fp32 on the CPU; the GPU's kernels sum in another order, and fuse nodes otherwise"
@@ -114,6 +115,10 @@ class TypedGraphs:
         report = write_half(file, half, precision="fp16", keep_fp32=choice.keep_fp32)
         model = load_standard(half)
         kept = {*report.keep_fp32, *(name for name, _ in report.forced_fp32)}
+        witness = call_witness(
+            half, self._graph.inputs, self._graph.outputs, bench.answers, bench.checkpoint.model, kept=kept,
+            tolerance=self._tolerance, progress=self._progress,
+        )  # fmt: skip
         graph = TypedGraph(
             file=half,
             inputs=self._graph.inputs,
@@ -123,10 +128,11 @@ class TypedGraphs:
             widening=_casts_to_fp32(model),
             graph_bytes=_weights_bytes(model),
             fp32_bytes=_weights_bytes(load_standard(file)),
-            note=" ".join((*choice.lines(), str(report))),
+            note="\n".join((*choice.lines(), str(report), str(witness))),
         )
         self._evidence.mkdir(exist_ok=True)
-        text = json.dumps(choice.to_plain(), ensure_ascii=False, indent=2, sort_keys=True)
+        found = {**choice.to_plain(), "witness": witness.to_plain()}
+        text = json.dumps(found, ensure_ascii=False, indent=2, sort_keys=True)
         (self._evidence / "precision-fp16.json").write_text(text + "\n", encoding="utf-8")
         return Typed(graph, choice.parity, LIMITS)
 

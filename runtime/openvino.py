@@ -87,6 +87,11 @@ def _core() -> Any:
     return ov.Core()
 
 
+def cpu_capabilities() -> frozenset[str]:
+    """What this CPU computes in without detours, in OpenVINO's words: ``FP32``, ``BF16``, ``FP16``, ``INT8``."""
+    return frozenset(str(name) for name in _core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES"))
+
+
 def _properties(entry: EngineEntry, options: EngineOptions) -> dict[str, Any]:
     return {
         PRECISION_HINT: str(entry.options[PRECISION_HINT]),

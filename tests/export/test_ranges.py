@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from nlpdeploy.bundle.specs import TensorSpec
 from nlpdeploy.export import ranges
+from nlpdeploy.export.precision_suspects import headroom
 from nlpdeploy.export.ranges import trace_feeds, trace_ranges
 from nlpdeploy.runtime.text import Row
 from support.onnx_text import standard_graph
@@ -69,6 +70,25 @@ def test_what_descends_from_a_clamped_mask_alone_is_marked_and_scores_beside_it_
     assert not any(item.overflows for item in trace.values())  # as the half graph has it
     feed["scores"] = np.full((1, 2), 7e4, np.float32)
     assert trace_ranges(model, [feed])["s"].overflows == 1  # scores that overflow by themselves show
+
+
+def test_what_comes_near_the_end_of_the_range_is_warned_of_but_neither_masks_nor_what_stays_fp32():
+    model = standard_graph(
+        """g (float[n, m] x, int64[n, m] mask) => (float[n, m] y) {
+            [cast] f = Cast<to = 1>(mask) [bias] m2 = Mul(f, lowest) [masked] s = Add(x, m2)
+            [softmax] p = Softmax<axis = -1>(s) [grow] a = Mul(x, big) [wide] b = Mul(x, wider)
+            [sum] c = Add(a, b) [small] d = Mul(c, tiny) [join] y = Add(d, p)
+        }""",
+        big=np.float32(20000), wider=np.float32(15000), tiny=np.float32(1e-4), lowest=np.finfo(np.float32).min,
+    )  # fmt: skip
+    feed = {"x": np.array([[1, -2]], np.float32), "mask": np.array([[0, 1]])}
+    trace = trace_ranges(model, [feed])
+    near = headroom(model, trace, "fp16")
+    assert [(item.node, item.absmax) for item in near] == [("sum", 70000.0), ("grow", 40000.0), ("wide", 30000.0)]
+    assert near[1].times == pytest.approx(65504 / 40000)
+    assert str(near[1]).startswith("grow makes values up to 4e+04 on these texts, 1.6 x below the end of the range")
+    assert [item.node for item in headroom(model, trace, "fp16", but=("sum", "grow"))] == ["wide"]
+    assert headroom(model, trace, "bf16") == ()
 
 
 def test_batches_hold_few_tokens_and_every_row_once():

@@ -17,6 +17,7 @@ from nlpdeploy.bundle.specs import EngineState
 from nlpdeploy.bundle.store import Store
 from nlpdeploy.cli.main import main
 from nlpdeploy.export.builders import tensorrt as builders
+from nlpdeploy.export.witness import cpu_capabilities
 from nlpdeploy.runtime.gpus import find_gpus
 from support.checkpoints import random_classifier
 from support.cli import COMMAND, one_line
@@ -63,9 +64,16 @@ def test_an_engine_for_a_gpu_elsewhere_is_published_unproven_and_the_status_is_0
     assert f"{HALF}: built now; " in shown
     evidence = shop.store.resolve("shop:1").path / "evidence"
     assert (evidence / f"layers-{HALF}.txt").read_text().startswith("Layers:")
-    assert json.loads((evidence / "precision-fp16.json").read_text())["emulated"]["passed"]
+    found = json.loads((evidence / "precision-fp16.json").read_text())
+    assert found["emulated"]["passed"]
+    assert (found["keep_fp32"], found["headroom"]) == ([], [])
+    assert found["witness"]["asked"] == ("FP16" in cpu_capabilities())
     report = html.unescape((evidence / "report.html").read_text())
     assert entry.options["layers"] in report
+    for line in ("fp16: no node needs fp32 (2 evaluations, emulated)", str(entry.options["graph"]).splitlines()[-1]):
+        assert line in shown.splitlines()
+        assert line in report
+    assert "second witness" in line
     assert "unproven" in report
     shop.store.verify("shop:1")
 
