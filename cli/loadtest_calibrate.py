@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from ..bundle.errors import InvalidInput
 from . import console
 
 
@@ -18,18 +19,23 @@ def add_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     parser.add_argument(
         "--seconds", type=console.positive, default=3.0, metavar="S", help="of traffic at each rate (default: 3)"
     )
+    parser.add_argument("--to", metavar="R", help="the highest rate tried (default: 20000/s)")
     console.add_common(parser)
     parser.set_defaults(run=run_calibrate)
 
 
 def run_calibrate(arguments: argparse.Namespace) -> int:
     """Search, keep what was found, print it."""
-    from ..loadtest.calibrate import TRANSPORTS, calibrate
+    from ..loadtest.calibrate import HIGHEST, LOWEST, TRANSPORTS, calibrate
     from ..loadtest.calibration import keep
+    from ..loadtest.targets import parse_rate
 
+    highest = HIGHEST if arguments.to is None else parse_rate(arguments.to)
+    if highest < LOWEST:
+        raise InvalidInput("--to", found=arguments.to, wanted=f"at least {LOWEST:g}/s")
     with console.Progress() as progress:
         found = [
-            calibrate(transport, arguments.workers, arguments.seconds, progress.say)
+            calibrate(transport, arguments.workers, arguments.seconds, progress.say, highest)
             for transport in arguments.transport or TRANSPORTS
         ]
     paths = [str(keep(one)) for one in found]
@@ -43,5 +49,7 @@ def run_calibrate(arguments: argparse.Namespace) -> int:
         for one in found
     ]
     console.print_table(headings, rows)
+    for one in found:
+        console.note(f"{one.transport}: no higher rate, since {one.limit}")
     console.note("runs above these rates will be INVALID; kept in " + ", ".join(paths))
     return 0

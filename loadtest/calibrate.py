@@ -41,42 +41,50 @@ class Reading:
 
     Attributes:
         rate: arrivals a second.
-        kept: it kept its schedule: p99 of the lateness below 1 ms, the rate achieved, every answer good.
         lateness_p99_s: seconds.
         latency_p50_s, latency_p99_s: of the answers of a server that does nothing, from the schedule.
+        why: it did not keep its schedule; empty where it did.
     """
 
     rate: float
-    kept: bool
     lateness_p99_s: float
     latency_p50_s: float
     latency_p99_s: float
+    why: str = ""
+
+    @property
+    def kept(self) -> bool:
+        """It kept its schedule: p99 of the lateness below 1 ms, the rate achieved, every answer good."""
+        return not self.why
 
 
-def search(probe: Probe) -> tuple[Reading, Reading]:
-    """The lowest rate's reading, and that of the highest rate found at which the schedule was kept.
+def search(probe: Probe, highest: float = HIGHEST) -> tuple[Reading, Reading, Reading | None]:
+    """The lowest rate's reading, that of the highest rate found at which the schedule was kept, and that of the lowest
+    at which it was not; None where it was kept at ``highest``.
 
     Rates double until one fails, which gets a second try (another process may have had the processor); then the gap is
     halved, by ratio.
     """
     floor = best = probe(LOWEST)
     if not floor.kept:
-        return floor, floor
-    failed = math.inf
-    while best.rate < HIGHEST and failed / best.rate > PRECISION:
-        rate = min(2.0 * best.rate, HIGHEST) if math.isinf(failed) else math.sqrt(best.rate * failed)
+        return floor, floor, floor
+    failed: Reading | None = None
+    while best.rate < highest and (failed is None or failed.rate / best.rate > PRECISION):
+        rate = min(2.0 * best.rate, highest) if failed is None else math.sqrt(best.rate * failed.rate)
         reading = probe(rate)
         if not reading.kept:
             reading = probe(rate)
         if reading.kept:
             best = reading
         else:
-            failed = rate
-    return floor, best
+            failed = reading
+    return floor, best, failed
 
 
-def calibrate(transport: str, workers: int, seconds: float, say: Callable[[str], None]) -> Calibration:
-    """Search with a null server beside the client, ``seconds`` a rate.
+def calibrate(
+    transport: str, workers: int, seconds: float, say: Callable[[str], None], highest: float = HIGHEST
+) -> Calibration:
+    """Search with a null server beside the client, ``seconds`` a rate, up to ``highest``.
 
     Raises:
         As :func:`~nlpdeploy.loadtest.driver.run`.
@@ -105,7 +113,7 @@ def calibrate(transport: str, workers: int, seconds: float, say: Callable[[str],
                 run(plan, run_dir)
                 return read(plan, read_record(run_dir).blocks, read_samples(run_dir))
 
-            floor, best = search(probe)
+            floor, best, failed = search(probe, highest)
     except RuntimeError as error:
         raise EngineFailed("calibration", found=error) from error
     return Calibration(
@@ -115,6 +123,7 @@ def calibrate(transport: str, workers: int, seconds: float, say: Callable[[str],
         lateness_p99_ms=1e3 * best.lateness_p99_s,
         floor_p50_ms=1e3 * floor.latency_p50_s,
         floor_p99_ms=1e3 * floor.latency_p99_s,
+        limit=f"at {failed.rate:.0f}/s {failed.why}" if failed else f"{best.rate:.0f}/s was the highest rate tried",
         machine=machine(),
         when=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     )
@@ -124,6 +133,12 @@ def read(plan: Plan, blocks: tuple[Block, ...], samples: Samples) -> Reading:
     """What one run against the null server tells of the client."""
     health, books = client_health(plan, blocks, samples, ()), tally(samples)
     latency = samples.latency[np.isfinite(samples.latency)]
-    kept = health.p99_s < LATE_S and health.shortfall <= RATE_SHORTFALL and books.ok == len(samples) > 0
     p50, p99 = (quantile(latency, share) if len(latency) else math.inf for share in (0.5, 0.99))
-    return Reading(plan.rate, kept, health.p99_s, p50, p99)
+    why = ""
+    if books.ok != len(samples) or not books.ok:
+        why = f"{len(samples) - books.ok} of {len(samples)} requests had no good answer"
+    elif health.shortfall > RATE_SHORTFALL:
+        why = f"it offered {100 * health.shortfall:.1f} % less than scheduled"
+    elif health.p99_s >= LATE_S:
+        why = f"the p99 of its lateness was {1e3 * health.p99_s:.3g} ms"
+    return Reading(plan.rate, health.p99_s, p50, p99, why)

@@ -23,6 +23,7 @@ class Calibration:
         max_rate: the highest rate tried at which the schedule was kept, over all workers; 0 if at none.
         lateness_p99_ms: at that rate.
         floor_p50_ms, floor_p99_ms: latency at the lowest rate: what every measured latency contains of the client.
+        limit: why not more, e.g. ``at 1700/s the p99 of its lateness was 1.3 ms``.
         machine: where.
         when: UTC.
     """
@@ -33,6 +34,7 @@ class Calibration:
     lateness_p99_ms: float
     floor_p50_ms: float
     floor_p99_ms: float
+    limit: str
     machine: str
     when: str
 

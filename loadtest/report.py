@@ -195,7 +195,7 @@ def _limit(stored: Any) -> str:
     if known is None:
         return "not calibrated: nlpdeploy loadtest calibrate"
     floor = f"floor p50 {known.floor_p50_ms:.3g} ms, p99 {known.floor_p99_ms:.3g} ms"
-    return f"{known.max_rate:.0f}/s over {known.transport}, {floor}; calibrated {known.when}"
+    return f"{known.max_rate:.0f}/s over {known.transport} ({known.limit}), {floor}; calibrated {known.when}"
 
 
 def _groups(letters: list[str]) -> list[list[str]]:

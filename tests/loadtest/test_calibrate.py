@@ -8,28 +8,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nlpdeploy.loadtest.calibrate import LOWEST, PRECISION, Reading, search
+from nlpdeploy.loadtest.calibrate import LOWEST, PRECISION, Reading, read, search
 from nlpdeploy.loadtest.calibration import Calibration, keep, machine, tightest
 from nlpdeploy.loadtest.certify import Verdict
 from nlpdeploy.loadtest.client import open_client
 from nlpdeploy.loadtest.null_server import null_server
-from nlpdeploy.loadtest.samples import Outcome, read_record, write_record
+from nlpdeploy.loadtest.samples import Outcome, read_record, read_samples, write_record
 from nlpdeploy.loadtest.verdict import judge
 from support.cli import nlpdeploy
 from support.loadruns import Answers, plan, store_run
 
-FOUND = Calibration("grpc", 1, 1600.0, 0.4, 0.9, 1.5, machine(), "2026-11-05T12:00:00+00:00")
+FOUND = Calibration("grpc", 1, 1600.0, 0.4, 0.9, 1.5, "at 1700/s it was late", machine(), "2026-11-05T12:00:00+00:00")
 
 
 def reading(rate, limit):
-    return Reading(rate, rate <= limit, 0.0005 if rate <= limit else 0.02, 0.001, 0.002)
+    return Reading(rate, 0.0005 if rate <= limit else 0.02, 0.001, 0.002, "" if rate <= limit else "it was late")
 
 
 @pytest.mark.parametrize("limit", [50.0, 333.0, 1500.0, 19_000.0])
 def test_the_search_ends_within_its_precision_below_what_the_client_can(limit):
-    floor, best = search(lambda rate: reading(rate, limit))
+    floor, best, failed = search(lambda rate: reading(rate, limit))
     assert floor.rate == LOWEST
-    assert limit / PRECISION**1.01 <= best.rate <= limit
+    assert limit / PRECISION**1.01 <= best.rate <= limit < failed.rate
+    assert failed.rate <= best.rate * PRECISION**1.01
+    assert failed.why == "it was late"
 
 
 def test_a_rate_that_fails_once_is_tried_again():
@@ -39,13 +41,41 @@ def test_a_rate_that_fails_once_is_tried_again():
         asked.append(rate)
         return reading(rate, 0.0 if asked.count(rate) == 1 and rate > LOWEST else 800.0)
 
-    _, best = search(probe)
+    _, best, _ = search(probe)
     assert 800 / PRECISION**1.01 <= best.rate <= 800
 
 
 def test_a_client_that_keeps_nothing_has_no_rate():
-    _, best = search(lambda rate: reading(rate, 0.0))
+    _, best, failed = search(lambda rate: reading(rate, 0.0))
     assert not best.kept
+    assert failed == best
+
+
+def test_a_client_that_keeps_every_rate_is_asked_for_no_more_than_wanted():
+    asked = []
+    _, best, failed = search(lambda rate: asked.append(rate) or reading(rate, 1e9), 130.0)
+    assert (best.rate, failed, asked) == (130.0, None, [LOWEST, 100.0, 130.0])
+
+
+@pytest.mark.parametrize(
+    ("late", "outcome", "why"),
+    [
+        (0.0002, Outcome.OK, ""),
+        (0.0015, Outcome.OK, "the p99 of its lateness was 1.5 ms"),
+        (0.0002, Outcome.TIMEOUT, "1 of 1000 requests had no good answer"),
+        (1.0, Outcome.OK, "it offered 9.0 % less than scheduled"),
+    ],
+)
+def test_why_a_rate_was_not_kept_is_said(tmp_path, late, outcome, why):
+    def serve(block, due):
+        outcomes = np.zeros(len(due), np.uint8)
+        outcomes[500] = outcome
+        return Answers(np.full(len(due), 0.001 + late), outcomes, late)
+
+    run = store_run(tmp_path, plan(), serve)
+    made = read_record(run)
+    found = read(made.plan, made.blocks, read_samples(run))
+    assert (found.why, found.kept) == (why, not why)
 
 
 @pytest.mark.parametrize("transport", ["grpc", "http"])
@@ -92,10 +122,18 @@ def test_a_run_above_the_clients_rate_is_invalid_whatever_its_latencies_are(tmp_
 @pytest.mark.timeout(300)
 def test_the_command_measures_this_machine_and_later_runs_know(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    done = nlpdeploy("loadtest", "calibrate", "--transport", "http", "--seconds", "0.5", "--json", timeout=280)
+    flags = ("--transport", "http", "--seconds", "0.5", "--to", "100/s", "--json")
+    done = nlpdeploy("loadtest", "calibrate", *flags, timeout=280)
     assert done.returncode == 0, done.stderr
     (client,) = json.loads(done.stdout)["clients"]
     file = Path(client.pop("file"))
     assert Calibration(**client) == Calibration(**json.loads(file.read_text())) == tightest(["http://h:1"], 1)
     assert 0 < client["floor_p50_ms"] <= client["floor_p99_ms"]
-    assert client["max_rate"] == 0 or client["max_rate"] >= LOWEST
+    assert client["max_rate"] == 0.0 or LOWEST <= client["max_rate"] <= 100.0
+    assert client["limit"] == "100/s was the highest rate tried" or client["limit"].startswith("at ")
+
+
+def test_a_highest_rate_below_the_lowest_is_refused():
+    done = nlpdeploy("loadtest", "calibrate", "--to", "10/s")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--to; found 10/s; wanted at least 50/s" in done.stderr

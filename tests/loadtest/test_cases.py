@@ -97,7 +97,7 @@ def test_six_of_a_hundred_at_45_4_ms_are_over_45_ms_and_too_few_to_say(tmp_path:
     assert target["samples"] == 100
 
 
-@pytest.mark.parametrize("status_line", ["200 OK", "429 Too Many Requests"])
+@pytest.mark.parametrize("status_line", ["200 OK", pytest.param("429 Too Many Requests", marks=pytest.mark.slow)])
 def test_every_tenth_answer_bad_is_refuted_and_the_books_balance(tmp_path: Path, data: Path, status_line: str) -> None:
     with null_server("--error-share", "0.1", "--error-status", status_line) as server:
         flags = ("--rate", "250", "--seconds", "4", "--target", "p95=500ms", "--target", "errors=5%")
@@ -111,7 +111,7 @@ def test_a_server_against_itself_is_never_called_faster_and_the_drawn_order_is_l
     tmp_path: Path, data: Path
 ) -> None:
     with null_server("--delay-ms", "5") as server:
-        flags = ("--rate", "100", "--seconds", "4", "--pairs", "4", "--baseline", server.url("grpc"))
+        flags = ("--rate", "100", "--seconds", "2", "--pairs", "4", "--baseline", server.url("grpc"))
         status, result = loadtest(server, data, tmp_path / "run", *flags, "--target", "p95=200ms")
     baseline = result["baseline"]
     assert status in (0, decided(result, 0)), result["reasons"]  # confirmed in spite of lateness is confirmed
