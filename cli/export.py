@@ -33,6 +33,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SM",
         help="also build TensorRT fp16 engines for GPUs elsewhere, e.g. sm86,sm89,sm120; no GPU needed",
     )
+    parser.add_argument(
+        "--gpu-workspace", type=console.positive, default=4096.0, metavar="MIB",
+        help="most scratch memory of a kernel of an engine for a GPU, in MiB (default: 4096)",
+    )  # fmt: skip
     parser.add_argument("--task", help="classification, multi-label or regression, where the checkpoint doesn't tell")
     parser.add_argument("--activation", choices=("softmax", "sigmoid", "none"), help="another output function")
     parser.add_argument("--weights", metavar="FILE", help="which weight file, where two differ")
@@ -128,6 +132,7 @@ def _request(arguments: argparse.Namespace) -> ExportRequest:
         name=check_name(arguments.name or default_name(arguments.checkpoint)),
         engines=engines,
         gpu=() if arguments.gpu is None else tuple(part.strip().lower() for part in arguments.gpu.split(",")),
+        gpu_workspace_bytes=int(arguments.gpu_workspace * 2**20),
         task=arguments.task,
         activation=arguments.activation,
         weights=arguments.weights,

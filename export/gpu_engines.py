@@ -11,6 +11,7 @@ from ..bundle.manifest import EngineEntry
 from ..bundle.specs import EngineState
 from .bench import Bench
 from .builders.catalogue import TypedBuilder
+from .builders.tensorrt_build import WORKSPACE_BYTES
 from .builders.tensorrt_profile import profiles_of
 from .request import ExportRequest, Progress
 from .typed_graphs import TypedGraphs
@@ -31,8 +32,9 @@ def build_for_gpu(
     model = bench.checkpoint.model
     profiles = profiles_of([len(row) for row in bench.rows], model.max_length)
     entry = builder.build_typed(
-        typed.graph, folder, profiles, model.max_length, rebuild_line(request, builder.id), progress
-    )
+        typed.graph, folder, profiles, model.max_length, rebuild_line(request, builder.id), progress,
+        request.gpu_workspace_bytes,
+    )  # fmt: skip
     if entry.state is not EngineState.UNPROVEN:
         return entry
     gpu = entry.valid_for["gpu"]
@@ -55,4 +57,6 @@ def rebuild_line(request: ExportRequest, engine_id: str) -> str:
     for option, value in given.items():
         if value is not None:
             words += [option, str(value)]
+    if request.gpu_workspace_bytes != WORKSPACE_BYTES:
+        words += ["--gpu-workspace", f"{request.gpu_workspace_bytes / 2**20:g}"]
     return shlex.join([*words, "--pair"] if request.pair else words)

@@ -24,6 +24,7 @@ class ExportRequest:
         name: model name.
         engines: ids asked for; empty for ``auto``: all that this machine can build, published if one passes.
         gpu: architectures that TensorRT fp16 engines are built for ahead of time, e.g. ``sm86``, beside ``engines``.
+        gpu_workspace_bytes: most scratch memory of one kernel of an engine for a GPU.
         task: settles the task where the checkpoint leaves it open.
         activation: another output function than the checkpoint's.
         weights: which weight file, where two differ.
@@ -44,6 +45,7 @@ class ExportRequest:
     name: str
     engines: tuple[str, ...] = ()
     gpu: tuple[str, ...] = ()
+    gpu_workspace_bytes: int = 4 << 30
     task: str | None = None
     activation: str | None = None
     weights: str | None = None

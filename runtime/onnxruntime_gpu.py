@@ -112,6 +112,7 @@ def provider_options(entry: EngineEntry, model_file: Path, device: int) -> list[
             {
                 "device_id": device,
                 "trt_fp16_enable": True,
+                "trt_max_workspace_size": entry.options["workspace_bytes"],
                 "trt_profile_min_shapes": shapes("1x1"),
                 "trt_profile_opt_shapes": shapes(usual),
                 "trt_profile_max_shapes": shapes(f"{rows}x{length}"),

@@ -15,7 +15,7 @@ from .onnx_gpu import onnx_gpu_builders
 from .openvino import OpenVINOBuilder
 from .openvino_packed import PackedBuilder
 from .tensorrt import TypedGraph, ahead_builder, local_builders
-from .tensorrt_build import Progress
+from .tensorrt_library import Progress
 from .tensorrt_profile import Profile
 
 
@@ -80,6 +80,7 @@ class TypedBuilder(Described, Protocol):
         usable: int,
         rebuild: str,
         progress: Progress = ...,
+        workspace_bytes: int = ...,
     ) -> EngineEntry:
         """See ``TensorRTBuilder.build_typed``."""
         ...

@@ -13,7 +13,8 @@ from ...bundle.specs import EngineState, Layout
 from ...runtime.gpus import find_gpus
 from .files import engine_folder, size_bytes
 from .tensorrt import TypedGraph
-from .tensorrt_build import Progress
+from .tensorrt_build import WORKSPACE_BYTES
+from .tensorrt_library import Progress
 from .tensorrt_profile import Profile, check_profiles
 
 CUDA, TENSORRT = "onnxruntime-cuda", "onnxruntime-tensorrt"
@@ -52,6 +53,7 @@ class OnnxGpuBuilder:
         usable: int,
         rebuild: str,
         progress: Progress = lambda stage, done, total: None,
+        workspace_bytes: int = WORKSPACE_BYTES,
     ) -> EngineEntry:
         """See ``TensorRTBuilder.build_typed``; the provider builds what it needs when it is loaded."""
         check_profiles(profiles, usable)
@@ -75,6 +77,7 @@ class OnnxGpuBuilder:
                 "usual_rows": profiles[-1].rows[1],
                 "usual_length": profiles[-1].length[1],
                 "most_length": usable,
+                "workspace_bytes": workspace_bytes,
             },
             valid_for={"gpu": find_gpus().devices[0].architecture},
             size_bytes=size_bytes(folder),

@@ -17,21 +17,10 @@ from ...bundle.manifest import EngineEntry, Option
 from ...bundle.specs import EngineState, Layout, TensorSpec
 from ...runtime.gpus import find_gpus
 from .files import engine_folder, size_bytes
-from .tensorrt_build import (
-    DATA_CENTRE,
-    EXTRAS,
-    HERE,
-    RTX,
-    TARGETS,
-    BuildOptions,
-    Built,
-    Progress,
-    build_plan,
-    unknown_target,
-    version,
-)
+from .tensorrt_build import HERE, TARGETS, WORKSPACE_BYTES, BuildOptions, Built, build_plan, unknown_target
 from .tensorrt_cache import cache_key, cached, keep
 from .tensorrt_layers import LayerEvidence, prove_precision, read_layers
+from .tensorrt_library import DATA_CENTRE, EXTRAS, RTX, Progress, version
 from .tensorrt_profile import Profile, check_profiles
 
 PLAN_NAME, SIDECAR_NAME = "model.engine", "engine.json"
@@ -120,6 +109,7 @@ class TensorRTBuilder:
         usable: int,
         rebuild: str,
         progress: Progress = lambda stage, done, total: None,
+        workspace_bytes: int = WORKSPACE_BYTES,
     ) -> EngineEntry:
         """Build, or take what was built before from the same graph, and prove its precision.
 
@@ -130,6 +120,7 @@ class TensorRTBuilder:
             usable: most tokens of a row.
             rebuild: the command line that makes the engine again.
             progress: told the build's phases.
+            workspace_bytes: most scratch memory of a kernel.
 
         Returns:
             An entry, unproven where the engine was built ahead of time.
@@ -140,7 +131,8 @@ class TensorRTBuilder:
         """
         check_profiles(profiles, usable)
         _check_space(bundle, graph.graph_bytes)
-        options = BuildOptions(self.library, self.target, tuple(profiles), exact=self.precision == "fp32")
+        exact = self.precision == "fp32"
+        options = BuildOptions(self.library, self.target, tuple(profiles), exact, workspace_bytes)
         gpu = self.target if self.ahead else find_gpus().devices[0].architecture
         used = version(self.library)
         key = cache_key(graph.file, options, used, gpu)

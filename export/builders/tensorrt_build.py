@@ -6,32 +6,25 @@ architectures that this machine lacks; TensorRT builds for the GPU in it.
 
 from __future__ import annotations
 
-import importlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ...bundle.errors import EngineFailed, EngineUnavailable, InvalidInput
+from ...bundle.errors import EngineFailed, InvalidInput
 from .tensorrt_layers import TABLE
+from .tensorrt_library import Progress, figure, first_error, journal_of, load_library, monitor_of, parse_error
 from .tensorrt_profile import Profile
 
-RTX, DATA_CENTRE = "tensorrt_rtx", "tensorrt"
-EXTRAS = {RTX: "rtx", DATA_CENTRE: "gpu"}
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 """Architectures that TensorRT for RTX builds for ahead of time."""
 HERE = "here"
 """The target that is the GPU of this machine."""
 WORKSPACE_BYTES = 4 << 30
-_NOISE = ("cudaError 35", "catchCudaError")
-"""What follows most messages where there is no driver, and explains none."""
 _WEIGHTS = "Total Weights Memory: "
 _SCRATCH = "Max Scratch Memory: "
 _POLL_SECONDS = 0.1
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -72,32 +65,6 @@ class Built:
     warnings: tuple[str, ...]
 
 
-def version(library: str) -> str:
-    """The installed version.
-
-    Raises:
-        EngineUnavailable: it is missing, or its libraries are.
-    """
-    return str(load_library(library).__version__)
-
-
-def load_library(library: str) -> Any:
-    """``tensorrt`` or ``tensorrt_rtx``, imported.
-
-    Raises:
-        EngineUnavailable: it is missing, or its libraries are.
-    """
-    try:
-        return importlib.import_module(library)
-    except (ImportError, OSError) as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise EngineUnavailable(
-            f"{library} can't be loaded",
-            found=line,
-            mend=f"pip install --force-reinstall 'nlpdeploy[{EXTRAS[library]}]'",
-        ) from None
-
-
 def build_plan(file: Path, options: BuildOptions, progress: Progress = lambda stage, done, total: None) -> Built:
     """Build an engine from a strongly typed ONNX graph.
 
@@ -111,7 +78,7 @@ def build_plan(file: Path, options: BuildOptions, progress: Progress = lambda st
             the library's first message.
     """
     trt = load_library(options.library)
-    journal = _journal(options.library)
+    journal = journal_of(options.library)
     done: list[Built] = []
     failed: list[BaseException] = []
     cancel, over = threading.Event(), threading.Event()
@@ -160,7 +127,9 @@ class _Build:
         if plan is None:
             if self._cancel.is_set():
                 raise EngineFailed("the build was cancelled")
-            raise EngineFailed(f"{self._options.library} can't build {file.name}", found=_first(messages))
+            found = first_error(messages)
+            mend = "give more with --gpu-workspace" if "workspace limit" in found else None
+            raise EngineFailed(f"{self._options.library} can't build {file.name}", found=found, mend=mend)
         return _built(bytes(memoryview(plan)), messages)
 
     def _network(self, builder: Any, file: Path, messages: list[tuple[int, str]]) -> Any:
@@ -170,7 +139,7 @@ class _Build:
         network = self._given(builder.create_network(1 << int(flag) if flag is not None else 0), "network", messages)
         parser = trt.OnnxParser(network, self._journal)
         if not parser.parse_from_file(str(file)):
-            raise EngineFailed(f"{self._options.library} can't parse {file.name}", found=_parse_error(parser, messages))
+            raise EngineFailed(f"{self._options.library} can't parse {file.name}", found=parse_error(parser, messages))
         return network
 
     def _config(self, builder: Any, network: Any, messages: list[tuple[int, str]]) -> Any:
@@ -183,7 +152,7 @@ class _Build:
         self._aim(config)
         for profile in options.profiles:
             self._add_profile(builder, network, config, profile, messages)
-        config.progress_monitor = _monitor(options.library, f"building with {options.library} for {options.target}")(
+        config.progress_monitor = monitor_of(options.library, f"building with {options.library} for {options.target}")(
             self._cancel, self._tell
         )
         return config
@@ -212,11 +181,11 @@ class _Build:
                 )
             made.set_shape(tensor.name, *profile.shapes())
         if config.add_optimization_profile(made) < 0:
-            raise EngineFailed(f"{self._options.library} refuses the profile {profile}", found=_first(messages))
+            raise EngineFailed(f"{self._options.library} refuses the profile {profile}", found=first_error(messages))
 
     def _given(self, value: Any, what: str, messages: list[tuple[int, str]]) -> Any:
         if value is None:
-            raise EngineFailed(f"{self._options.library} makes no {what}", found=_first(messages))
+            raise EngineFailed(f"{self._options.library} makes no {what}", found=first_error(messages))
         return value
 
 
@@ -225,101 +194,10 @@ def unknown_target(target: str) -> InvalidInput:
     return InvalidInput("--gpu", found=repr(target), wanted=f"some of {', '.join(TARGETS)}, with commas between them")
 
 
-def _parse_error(parser: Any, messages: list[tuple[int, str]]) -> str:
-    if not parser.num_errors:
-        return _first(messages)
-    error = parser.get_error(0)
-    text = " ".join(str(error.desc()).split())
-    node, operator = error.node_name(), error.node_operator()
-    if str(error.code()).endswith("UNSUPPORTED_NODE") and text in ("false", ""):
-        text = f"no importer for operator {operator}"
-    place = f"node {node} ({operator}): " if node or operator else ""
-    return f"{place}{text}"
-
-
-def _first(messages: Sequence[tuple[int, str]]) -> str:
-    """The first error of the log that says something, without the place in the library's source."""
-    errors = [text for level, text in messages if level <= 1 and not any(word in text for word in _NOISE)]
-    if not errors:
-        return "no message"
-    return " ".join(errors[0].split())[:300]
-
-
 def _built(plan: bytes, messages: Sequence[tuple[int, str]]) -> Built:
     warnings = tuple(dict.fromkeys(text for level, text in messages if level == 2 and "Int64 binding" not in text))
     odd = [text for text in warnings if "not self-consistent" in text]
     if odd:
         raise EngineFailed("the profile's largest shapes contradict the graph", found=" ".join(odd[0].split()))
     tables = [text for _, text in messages if text.startswith(TABLE)]
-    return Built(plan, "".join(tables), _figure(messages, _WEIGHTS), _figure(messages, _SCRATCH), warnings)
-
-
-def _figure(messages: Sequence[tuple[int, str]], mark: str) -> int:
-    for _, text in messages:
-        if mark in text:
-            word = text.partition(mark)[2].split()[0]
-            return int(word) if word.isdecimal() else 0
-    return 0
-
-
-@cache
-def _journal(library: str) -> Any:
-    """The logger of the process: a library keeps the first that it is given, whatever comes later."""
-    trt = load_library(library)
-
-    class Journal(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self._lock = threading.Lock()
-            self._messages: list[tuple[int, str]] | None = None
-
-        def log(self, severity: Any, text: str) -> None:
-            if self._messages is not None:
-                self._messages.append((int(severity), text))
-
-        def into(self, messages: list[tuple[int, str]]) -> _Listening:
-            return _Listening(self, messages)
-
-    return Journal()
-
-
-class _Listening:
-    """Collects a logger's messages while one build runs; another one waits."""
-
-    def __init__(self, journal: Any, messages: list[tuple[int, str]]) -> None:
-        self._journal = journal
-        self._messages = messages
-
-    def __enter__(self) -> None:
-        self._journal._lock.acquire()
-        self._journal._messages = self._messages
-
-    def __exit__(self, *_: object) -> None:
-        self._journal._messages = None
-        self._journal._lock.release()
-
-
-@cache
-def _monitor(library: str, stage: str) -> Any:
-    trt = load_library(library)
-
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        def __init__(self, cancel: threading.Event, tell: Progress) -> None:
-            super().__init__()
-            self._cancel = cancel
-            self._tell = tell
-            self._done = 0
-
-        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            pass
-
-        def step_complete(self, name: str, step: int) -> bool:
-            # Phases nest, and say only in passing how many steps they have: the total isn't known before the end.
-            self._done += 1
-            self._tell(stage, self._done, 0)
-            return not self._cancel.is_set()
-
-        def phase_finish(self, name: str) -> None:
-            pass
-
-    return Monitor
+    return Built(plan, "".join(tables), figure(messages, _WEIGHTS), figure(messages, _SCRATCH), warnings)

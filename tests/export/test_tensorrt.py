@@ -19,7 +19,7 @@ from nlpdeploy.bundle.errors import EngineFailed, EngineUnavailable, InvalidInpu
 from nlpdeploy.bundle.specs import EngineState, TensorSpec
 from nlpdeploy.bundle.store import Store
 from nlpdeploy.cli.main import main
-from nlpdeploy.export.builders import ahead_ids, find_builder, tensorrt_build
+from nlpdeploy.export.builders import ahead_ids, find_builder, tensorrt_library
 from nlpdeploy.export.builders import tensorrt as builders
 from nlpdeploy.export.builders.tensorrt import TypedGraph, ahead_builder
 from nlpdeploy.export.builders.tensorrt_build import BuildOptions, build_plan
@@ -139,11 +139,33 @@ def test_an_input_without_a_profile_is_one_line(tiny):
         build_plan(tiny, replace(RTX, profiles=()))
 
 
+POSITIONS = """positions (int64[n, t] input_ids) => (float[n, t, 8] logits) {
+    x = Gather (table, input_ids)
+    logits = Add (x, places)
+}"""
+
+
+def test_shapes_past_the_model_s_positions_fail_the_build_which_only_warns(tmp_path):
+    """Where the check of the profile itself is passed by: a graph that holds fewer positions than it was told."""
+    draw = np.random.default_rng(0)
+    table, places = draw.normal(size=(11, 8)).astype(np.float32), draw.normal(size=(1, 16, 8)).astype(np.float32)
+    file = save(tmp_path / "g.onnx", POSITIONS, table=table, places=places)
+    assert build_plan(file, replace(RTX, profiles=(Profile((1, 2, 4), (1, 16, 16)),))).plan
+    with pytest.raises(EngineFailed, match=r"largest shapes contradict the graph; found .*kMAX.*16 != 32"):
+        build_plan(file, replace(RTX, profiles=(Profile((1, 2, 4), (1, 16, 32)),)))
+
+
+def test_too_little_scratch_memory_is_one_line_with_the_flag(tiny):
+    with pytest.raises(EngineFailed, match=r"within workspace limit.*; give more with --gpu-workspace") as error:
+        build_plan(tiny, replace(RTX, workspace_bytes=1 << 16))
+    assert "\n" not in error.value.line()
+
+
 def test_a_missing_library_is_named_with_the_line_that_installs_it(tiny, monkeypatch):
     def broken(name):
         raise ImportError("libtensorrt_rtx.so.1: cannot open shared object file: No such file or directory")
 
-    monkeypatch.setattr(tensorrt_build.importlib, "import_module", broken)
+    monkeypatch.setattr(tensorrt_library.importlib, "import_module", broken)
     with pytest.raises(EngineUnavailable, match=r"libtensorrt_rtx\.so\.1.*pip install .*nlpdeploy\[rtx\]"):
         build_plan(tiny, RTX)
 
@@ -159,14 +181,16 @@ def test_too_little_space_is_found_before_the_build(tiny, tmp_path, monkeypatch)
 def test_a_second_build_takes_the_first_one_s_and_a_changed_input_does_not(tiny, tmp_path, cache):
     builder = ahead_builder("tensorrt-rtx-fp32-sm86")
 
-    def build(name, graph=tiny, using=builder, profile=PROFILE):
+    def build(name, graph=tiny, using=builder, profile=PROFILE, **options):
         (tmp_path / name).mkdir()
-        return using.build_typed(typed(graph), tmp_path / name, (profile,), 16, "again").options["build"]
+        made = using.build_typed(typed(graph), tmp_path / name, (profile,), 16, "again", **options)
+        return made.options["build"]
 
     assert build("first") == "built now"
     assert build("second").startswith("taken from the cache")
     plans = [(tmp_path / name / "engines" / builder.id / "model.engine").read_bytes() for name in ("first", "second")]
     assert plans[0] == plans[1]
+    assert build("workspace", workspace_bytes=1 << 28) == "built now"
     assert build("length", profile=Profile((1, 2, 4), (1, 8, 12))) == "built now"
     assert build("target", using=ahead_builder("tensorrt-rtx-fp32-sm89")) == "built now"
     other = save(tmp_path / "other.onnx", table=np.ones((11, 8), np.float32), w=np.ones((8, 3), np.float32))
@@ -177,7 +201,8 @@ def test_a_second_build_takes_the_first_one_s_and_a_changed_input_does_not(tiny,
 
 
 def test_an_entry_and_its_sidecar_say_what_was_built(tiny, tmp_path):
-    entry = ahead_builder("tensorrt-rtx-fp32-sm120").build_typed(typed(tiny), tmp_path, (PROFILE,), 16, "again --x")
+    builder = ahead_builder("tensorrt-rtx-fp32-sm120")
+    entry = builder.build_typed(typed(tiny), tmp_path, (PROFILE,), 16, "again --x", workspace_bytes=1 << 28)
     assert (entry.state, entry.runtime, entry.valid_for["gpu"]) == (EngineState.UNPROVEN, "tensorrt_rtx", "sm120")
     plan = tmp_path / entry.file
     sidecar = json.loads(plan.with_name("engine.json").read_text())
@@ -185,6 +210,7 @@ def test_an_entry_and_its_sidecar_say_what_was_built(tiny, tmp_path):
     assert (sidecar["gpu"], sidecar["rebuild"]) == ("sm120", "again --x")
     assert sidecar["builder"].startswith("tensorrt_rtx 1.")
     assert sidecar["options"]["profiles"] == [{"rows": [1, 2, 4], "length": [1, 8, 16]}]
+    assert sidecar["options"]["workspace_bytes"] == 1 << 28
     assert (tmp_path / "evidence/layers-tensorrt-rtx-fp32-sm120.txt").read_text().startswith("Layers:")
 
 

@@ -14,6 +14,7 @@ from nlpdeploy.runtime.device import chosen_device, out_of_memory
 from nlpdeploy.runtime.gpus import Gpu, Gpus, find_gpus
 from nlpdeploy.runtime.tensorrt import choose_profile, load_engine, read_plan
 from support.engines import INPUTS, OUTPUTS
+from support.tiny_bundle import write_tiny_graph
 
 ENTRY = EngineEntry(
     "mine", "tensorrt_rtx", "fp16", Layout.PADDED, EngineState.READY, None, "engines/mine/model.engine", INPUTS,
@@ -112,6 +113,21 @@ def test_a_session_that_fell_back_to_the_cpu_is_a_failure(found):
     onnxruntime_gpu.check_providers("mine", ["CUDAExecutionProvider", "CPUExecutionProvider"], "CUDAExecutionProvider")
 
 
+@pytest.mark.skipif(find_gpus().problem is None, reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    ("runtime", "provider"),
+    [("onnxruntime-cuda", "CUDAExecutionProvider"), ("onnxruntime-tensorrt", "TensorrtExecutionProvider")],
+)
+def test_a_real_session_that_falls_back_in_silence_is_caught_once_it_stands(tmp_path, monkeypatch, runtime, provider):
+    """ONNX Runtime is asked for a provider that it can't have: it warns, and runs on the CPU."""
+    seen(monkeypatch, A10)
+    monkeypatch.setattr(onnxruntime_gpu.ort, "get_available_providers", lambda: [provider, "CPUExecutionProvider"])
+    write_tiny_graph(tmp_path / "model.onnx")
+    options = dict.fromkeys(("most_rows", "most_length", "usual_rows", "usual_length", "workspace_bytes"), 16)
+    with pytest.raises(EngineFailed, match=rf"found CPUExecutionProvider; wanted {provider}; `nlpdeploy doctor`"):
+        onnxruntime_gpu.load_engine(replace(ENTRY, runtime=runtime, options=options), tmp_path / "model.onnx", None)
+
+
 @pytest.mark.parametrize("runtime", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
 def test_an_onnxruntime_without_the_provider_is_named(tmp_path, monkeypatch, runtime):
     monkeypatch.setattr(onnxruntime_gpu.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
@@ -120,7 +136,7 @@ def test_an_onnxruntime_without_the_provider_is_named(tmp_path, monkeypatch, run
 
 
 def test_tensorrt_inside_of_onnxruntime_gets_the_shapes_of_the_export(tmp_path):
-    options = {"most_rows": 32, "usual_rows": 8, "usual_length": 24, "most_length": 512}
+    options = {"most_rows": 32, "usual_rows": 8, "usual_length": 24, "most_length": 512, "workspace_bytes": 1 << 30}
     entry = replace(ENTRY, runtime="onnxruntime-tensorrt", options=options)
     (name, given), (second, _) = onnxruntime_gpu.provider_options(entry, tmp_path, 0)
     assert (name, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
@@ -128,3 +144,4 @@ def test_tensorrt_inside_of_onnxruntime_gets_the_shapes_of_the_export(tmp_path):
     assert given["trt_profile_min_shapes"].startswith(f"{first}:1x1")
     assert given["trt_profile_opt_shapes"].startswith(f"{first}:8x24")
     assert given["trt_profile_max_shapes"].startswith(f"{first}:32x512")
+    assert given["trt_max_workspace_size"] == 1 << 30
