@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
@@ -13,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ..bundle.errors import DeadlineExceeded, EngineFailed, NlpdeployError, Overloaded, Unavailable
-from ..bundle.manifest import EngineEntry
 from ..runtime.predictor import Predictor, golden_row
 from ..runtime.text import Row
-from ..wire.tensors import ModelMetadata
 from .admission import AdmissionQueue, Limits, Refusal
 from .answers import AnswerForm
 from .calibration import measure
+from .engine_facts import entry_of, metadata_of
 from .floors import TokenFloors
 from .forecast import Forecast
 from .job import Job
@@ -74,7 +72,7 @@ class ServedModel:
         self.digest = predictor.manifest.digest
         self.answers = AnswerForm(predictor.model)
         self.vocabulary = predictor.encoder.vocabulary_size
-        self.entry = entry = _entry(predictor)
+        self.entry = entry = entry_of(predictor)
         self.forecast = forecast = Forecast(entry.curve if entry else None)
         layout = predictor.engine.layout
         self._wished = capacity.policy
@@ -105,7 +103,7 @@ class ServedModel:
             )
             for engine in predictor.lanes
         ]
-        self.metadata = _metadata(self, entry)
+        self.metadata = metadata_of(self, entry)
         self._describe()
         self.metrics.watch(
             depth=self.queue.depth,
@@ -305,28 +303,3 @@ class ServedModel:
         log.critical("worker of %s ended", self, exc_info=error)
         self._failure = EngineFailed(f"worker of model {self} ended", found=type(error).__name__)
         self.abandon(self._failure)
-
-
-def _entry(predictor: Predictor) -> EngineEntry | None:
-    """The manifest's entry of the engine at work; None for one that is in no bundle, as the PyTorch reference."""
-    engine_id = predictor.engine.id
-    return next((entry for entry in predictor.manifest.engines if entry.id == engine_id), None)
-
-
-def _metadata(served: ServedModel, entry: EngineEntry | None) -> ModelMetadata:
-    model = served.model
-    return ModelMetadata(
-        name=served.name,
-        versions=(served.version,),
-        platform=f"{entry.runtime}_{entry.precision}" if entry else served.engine_id,
-        inputs=model.text_inputs(),
-        outputs=model.outputs(),
-        properties={
-            "engine": served.engine_id,
-            "bundle_digest": served.digest,
-            "task": model.task.value,
-            "activation": model.activation.value,
-            "max_length": str(model.max_length),
-            "labels": json.dumps(list(model.labels), ensure_ascii=False),
-        },
-    )
