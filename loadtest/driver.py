@@ -19,14 +19,13 @@ from typing import Any
 
 from ..bundle.errors import EngineUnavailable, InvalidInput, StoreFailed, Unavailable
 from .answers import OutputForm, read_expected
-from .arrivals import block_offsets
 from .calibration import tightest
 from .crew import Crew
 from .golden import keep_golden
 from .live import live_line
 from .looks import draw_looks
 from .orders import STOP, WARM_UP, prepare_order, start_order
-from .partial import BY_HAND
+from .partial import BY_HAND, books_of_lost
 from .payloads import Payloads, read_payloads
 from .plan import Block, Plan, Side, draw_blocks
 from .preflight import count_tokens, meet_server
@@ -186,7 +185,8 @@ class _Traffic:
             )
         for index, problem in lost.items():
             self._owing.discard(index)
-            self._enter_lost(self.current, index, problem)
+            elapsed = time.monotonic() - self._started
+            self._enter(books_of_lost(self.record.plan, self.run_dir, self.current, index, elapsed, problem))
         return lost
 
     def _listen(self, wanted: str, waiting: set[int], seconds: float) -> dict[int, str]:
@@ -232,11 +232,6 @@ class _Traffic:
             self._enter(WorkerBooks(**event["books"]))
         if event["event"] in ("done", "lost"):
             self._owing.discard(index)
-
-    def _enter_lost(self, block: Block, index: int, problem: str) -> None:
-        plan = self.record.plan
-        due = block_offsets(plan, block, index)
-        self._enter(WorkerBooks(block.index, index, len(due), {}, problem=problem))
 
     def _enter(self, books: WorkerBooks) -> None:
         self._save(replace(self.record, books=(*self.record.books, books)))

@@ -1,13 +1,15 @@
-"""What is left of a comparison that was stopped by hand: the groups of pairs that were run whole."""
+"""What is left of a run that did not come to its end: of a comparison stopped by hand, of a worker that was lost."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from .arrivals import block_offsets
-from .plan import Block, Side
-from .samples import RunRecord, Samples, read_samples
+from .plan import Block, Plan, Side
+from .samples import Outcome, RunRecord, Samples, WorkerBooks, read_samples
 
 BY_HAND = {KeyboardInterrupt: "interrupted", SystemExit: "terminated"}
 """What ends a run from outside, and what the record says of it."""
@@ -46,6 +48,27 @@ def samples_of(run_dir: Path, record: RunRecord, side: Side) -> Samples:
     """
     samples = read_samples(run_dir, side)
     return samples.where(samples.block < len(record.blocks)) if record.measured_s is not None else samples
+
+
+def books_of_lost(plan: Plan, run_dir: Path, block: Block, worker: int, elapsed: float, problem: str) -> WorkerBooks:
+    """The books that a lost worker did not close: what stands on the disk, and the rest of what was due as UNFINISHED.
+
+    Args:
+        plan: the run's.
+        run_dir: the run folder.
+        block: in which it was lost.
+        worker: its index.
+        elapsed: seconds of the block's schedule until its loss was seen.
+        problem: how it ended.
+    """
+    samples = read_samples(run_dir, block.side)
+    mine = samples.where((samples.block == block.index) & (samples.worker == worker))
+    outcomes = {outcome.name: count for outcome, count in mine.counts().items() if count}
+    due = int(np.searchsorted(block_offsets(plan, block, worker), elapsed))
+    if due > len(mine):
+        name = Outcome.UNFINISHED.name
+        outcomes[name] = outcomes.get(name, 0) + due - len(mine)
+    return WorkerBooks(block.index, worker, max(due, len(mine)), outcomes, problem=problem)
 
 
 def _is_whole(record: RunRecord, block: Block) -> bool:

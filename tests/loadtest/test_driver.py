@@ -244,7 +244,7 @@ def test_ctrl_c_ends_every_process_and_keeps_what_was_measured(tmp_path: Path, d
 
 def test_a_run_until_decided_stops_early_and_is_judged_again_alike(tmp_path: Path, data: Path) -> None:
     with null_server() as server:
-        plan = plan_for(server, "http", data, rate=200.0, seconds=600.0, until_decided=True, workers=2, timeout_s=0.5)
+        plan = plan_for(server, "http", data, rate=200.0, seconds=160.0, until_decided=True, workers=2, timeout_s=0.5)
         started = time.monotonic()
         run(plan, tmp_path / "run")
         assert time.monotonic() - started < 120.0
