@@ -15,10 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..wire import h2_frames as h2
+from ..wire import oip
+from ..wire.h2_headers import HeaderReader, write_headers
+
 MODEL = "null"
 ENGINE = "none"
 _OUTPUTS: tuple[tuple[str, str], ...] = (("label", "BYTES"), ("score", "FP32"))
-_START_SECONDS = 30.0
+_WINDOW = 2**30  # bytes that a client may send ahead
 
 
 @contextmanager
@@ -80,43 +84,101 @@ def _message(value: dict[str, Any]) -> bytes:
 _ANSWER, _METADATA = _message(_answer()), _message(_metadata())
 
 
-def _grpc_server() -> Any:
-    import grpc
+class _Grpc(asyncio.Protocol):
+    """gRPC on HTTP/2: looks at the path of a call and for the end of its request, at nothing else."""
 
-    from ..wire import oip
+    def __init__(self) -> None:
+        self._frames, self._headers = h2.FrameReader(), HeaderReader(1 << 16)
+        self._paths: dict[int, bytes] = {}
+        self._window, self._received = h2.DEFAULT_WINDOW, 0
+        self._waiting: list[tuple[int, bytes]] = []  # answered, once the client takes more
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        settings = {h2.INITIAL_WINDOW_SIZE: h2.LARGEST_WINDOW, h2.MAX_CONCURRENT_STREAMS: h2.LARGEST_WINDOW}
+        more = h2.number_frame(h2.WINDOW_UPDATE, 0, _WINDOW - h2.DEFAULT_WINDOW)
+        transport.write(h2.settings_frame(settings) + more)  # type: ignore[attr-defined]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            out = [self._take(*each) for each in self._frames.feed(data)]
+        except h2.ConnectionFault:
+            self._transport.close()
+            return
+        self._transport.write(b"".join(out))
+
+    def _take(self, kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+        """What a frame is answered with."""
+        if kind == h2.HEADERS:
+            if not flags & h2.END_HEADERS:
+                raise h2.ConnectionFault(h2.ErrorCode.INTERNAL_ERROR, "headers in pieces")
+            self._paths[stream] = dict(self._headers.read(h2.unpadded(flags, payload)) or ()).get(b":path", b"")
+        elif kind == h2.DATA:
+            self._received += len(payload)
+        elif kind == h2.WINDOW_UPDATE and not stream:
+            self._window += h2.read_number(payload)
+            waiting, self._waiting = self._waiting, []
+            return b"".join([self._answer(*each) for each in waiting])
+        elif kind == h2.SETTINGS and not flags & h2.ACK:
+            return h2.frame(h2.SETTINGS, h2.ACK, 0)
+        elif kind == h2.PING and not flags & h2.ACK:
+            return h2.frame(h2.PING, h2.ACK, 0, payload)
+        elif kind == h2.RST_STREAM:
+            self._paths.pop(stream, None)
+        if kind in (h2.HEADERS, h2.DATA) and flags & h2.END_STREAM and stream in self._paths:
+            return self._more() + self._answer(stream, self._paths.pop(stream))
+        return b""
+
+    def _more(self) -> bytes:
+        if self._received < _WINDOW // 2:
+            return b""
+        more, self._received = self._received, 0
+        return h2.number_frame(h2.WINDOW_UPDATE, 0, more)
+
+    def _answer(self, stream: int, path: bytes) -> bytes:
+        body = _BODIES.get(path)
+        if body is None:
+            return h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, _UNKNOWN)
+        if len(body) > self._window:
+            self._waiting.append((stream, path))
+            return b""
+        self._window -= len(body)
+        head, data = h2.frame(h2.HEADERS, h2.END_HEADERS, stream, _HEAD), h2.frame(h2.DATA, 0, stream, body)
+        return head + data + h2.frame(h2.HEADERS, h2.END_HEADERS | h2.END_STREAM, stream, _TRAILERS)
+
+
+_HEAD = write_headers([(b":status", b"200"), (b"content-type", b"application/grpc")])
+_TRAILERS = write_headers([(b"grpc-status", b"0")])
+_UNKNOWN = _HEAD + write_headers([(b"grpc-status", b"12")])
+
+
+def _bodies() -> dict[bytes, bytes]:
+    """The ready messages by the method's path."""
     answer = oip.ModelInferResponse(model_name=MODEL, model_version="1")
     answer.parameters["engine"].string_param = ENGINE
     for name, dtype in _OUTPUTS:
         answer.outputs.add(name=name, datatype=dtype, shape=[1])
     answer.raw_output_contents.extend([struct.pack("<I", 7) + b"nothing", struct.pack("<f", 1.0)])
-    metadata = oip.METHODS["ModelMetadata"].response(**_metadata())
-    ready = {"ModelInfer": answer.SerializeToString(), "ModelMetadata": metadata.SerializeToString()}
+    messages = {"ModelInfer": answer, "ModelMetadata": oip.METHODS["ModelMetadata"].response(**_metadata())}
+    raw = {name: message.SerializeToString() for name, message in messages.items()}
+    return {oip.METHODS[name].path.encode(): struct.pack(">BI", 0, len(body)) + body for name, body in raw.items()}
 
-    def method(body: bytes) -> grpc.RpcMethodHandler:
-        async def reply(request: bytes, context: Any) -> bytes:
-            return body
 
-        return grpc.unary_unary_rpc_method_handler(reply)
-
-    handlers = {name: method(body) for name, body in ready.items()}
-    service = oip.METHODS["ModelInfer"].path.split("/")[1]
-    server = grpc.aio.server()
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-    return server
+_BODIES = _bodies()
 
 
 async def _serve() -> None:
-    server = _grpc_server()
-    grpc_port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
     loop = asyncio.get_running_loop()
-    http = await loop.create_server(_Http, "127.0.0.1", 0, backlog=4096)
-    sys.stdout.write(json.dumps({"grpc": grpc_port, "http": http.sockets[0].getsockname()[1]}) + "\n")
+    servers = {
+        name: await loop.create_server(protocol, "127.0.0.1", 0, backlog=4096)
+        for name, protocol in (("grpc", _Grpc), ("http", _Http))
+    }
+    ports = {name: server.sockets[0].getsockname()[1] for name, server in servers.items()}
+    sys.stdout.write(json.dumps(ports) + "\n")
     sys.stdout.flush()
     await loop.run_in_executor(None, sys.stdin.read)  # until whoever started it is gone
-    http.close()
-    await server.stop(0)
+    for server in servers.values():
+        server.close()
 
 
 if __name__ == "__main__":

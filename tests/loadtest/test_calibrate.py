@@ -5,6 +5,7 @@ import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from nlpdeploy.loadtest.client import open_client
 from nlpdeploy.loadtest.null_server import null_server
 from nlpdeploy.loadtest.samples import Outcome, read_record, read_samples, write_record
 from nlpdeploy.loadtest.verdict import judge
+from nlpdeploy.wire import codec_proto, oip
 from support.cli import nlpdeploy
 from support.loadruns import Answers, plan, store_run
 
@@ -90,6 +92,18 @@ def test_the_null_server_answers_both_clients_and_ends(transport):
             assert found == {"label": b"nothing", "score": 1.0}
         client.close()
     assert open_client(addresses["http"], "null").send(b"", time.monotonic() + 1).outcome is not Outcome.OK
+
+
+def test_the_null_server_answers_a_client_that_nobody_here_wrote_for_longer_than_one_window():
+    with null_server() as addresses, grpc.insecure_channel(addresses["grpc"].removeprefix("grpc://")) as channel:
+        infer = channel.unary_unary(oip.METHODS["ModelInfer"].path)
+        calls = [infer.future(b"x" * 200) for _ in range(1500)]
+        answers = {call.result(timeout=20) for call in calls}
+        assert len(answers) == 1
+        assert codec_proto.decode_response(oip.ModelInferResponse.FromString(answers.pop())).model == "null"
+        with pytest.raises(grpc.RpcError) as refusal:
+            channel.unary_unary("/other/Method")(b"")
+        assert refusal.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_what_was_found_is_kept_for_this_machine_its_transport_and_workers(tmp_path, monkeypatch):
