@@ -1,6 +1,7 @@
 """``make bench-verdict``: how often the load test's verdict is wrong, and how often it is able to say something.
 
-Nothing is measured on this machine: servers are simulated, and the product's own rule judges them. See docs/verdict.md.
+Nothing is measured on this machine: servers are simulated, and the product's own rule judges them; ``--real N`` alone
+drives traffic. See docs/verdict.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ from nlpdeploy.runtime.cores import usable_cores
 from .results import RESULTS, print_table
 from .verdict_cells import SIMULATED, ErrorRates, Power, Rates, error_rates, power_at_advised_length, whole_judgement
 from .verdict_pairs import Comparisons, compare_servers
+from .verdict_real import compare_with_itself, server
 from .verdict_servers import SERVERS
 
 UTILISATIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -41,7 +44,7 @@ SEED = 20_260
 
 Cell = tuple[str, float]
 Result = TypeVar("Result")
-_SERVERS = {server(0.5).name: server for server in SERVERS}
+_SERVERS = {kind(0.5).name: kind for kind in SERVERS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="of each cell of the error rates; half as many of whole judgements and comparisons",
     )
     parser.add_argument("--requests", type=float, default=1e7, help="simulated for the power of each server")
+    real = parser.add_argument_group("instead of all that", "a real server compared with itself, by whole load tests")
+    real.add_argument("--real", type=int, metavar="N", help="comparisons, 35 s each; none is simulated then")
+    real.add_argument("--first-seed", type=int, default=1, metavar="N", help="those after it count up")
+    real.add_argument("--url", help="of the server; without it, one that does nothing")
+    real.add_argument("--model", default="intent", help="its name there")
+    real.add_argument("--data", type=Path, metavar="F", help="texts, one a line")
     options = parser.parse_args(arguments)
+    if options.real:
+        with server(options.url, options.model, options.data) as named:
+            return compare_with_itself(named, options.real, options.first_seed)
     started = time.perf_counter()
     cells = [(name, utilisation) for utilisation in reversed(UTILISATIONS) for name in _SERVERS]
     with ProcessPoolExecutor(usable_cores()) as pool:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.verdict import main
 from benchmarks.verdict_cells import SIMULATED, Units, error_rates, power_at_advised_length, whole_judgement
 from benchmarks.verdict_pairs import compare_servers
 from benchmarks.verdict_servers import SERVERS, SHARES, Bursts
@@ -90,3 +91,10 @@ def test_a_server_against_itself_is_alike_in_19_of_20_comparisons_and_a_tenth_is
     assert same.holds_one >= 0.95
     assert compare_servers(utilisation, 1.1, 200, 5).faster >= 0.90
     assert compare_servers(utilisation, 1 / 1.1, 200, 6).slower >= 0.90
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_real_server_against_itself_by_a_whole_load_test(capsys):
+    assert main(["--real", "1", "--first-seed", "3"]) == 0
+    assert "intervals with 1: 1 of 1; faster: 0" in capsys.readouterr().out
