@@ -6,6 +6,7 @@ Parity that was found so is called *emulated*. It shows what overflows, vanishes
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,10 @@ LIMITS = (
 """What emulated parity can't see, for manifests and reports."""
 
 
+LARGE_BYTES = 256 << 20
+"""Weights from which on ONNX Runtime leaves them as they are: a search holds the checkpoint's beside them."""
+
+
 class EmulatedEngine:
     """A half graph, emulated; keeps the contract of ``runtime/engine.py``.
 
@@ -52,9 +57,9 @@ class EmulatedEngine:
         self.inputs = tuple(_spec(value) for value in half.graph.inputs)
         self.outputs = tuple(_spec(value) for value in half.graph.outputs)
         self._names = [spec.name for spec in self.outputs]
-        self._session: SharedSession | None = SharedSession(
-            *without_weights(emulate_half(half, precision)), threads=threads
-        )
+        graph, weights = without_weights(emulate_half(half, precision))
+        packed = sum(array.nbytes for array in weights.values()) < LARGE_BYTES
+        self._session: SharedSession | None = SharedSession(graph, weights, threads=threads, packed=packed)
 
     def run(self, feed: Feed) -> Outputs:
         """See ``Engine.run``."""
@@ -66,6 +71,8 @@ class EmulatedEngine:
     def close(self) -> None:
         """See ``Engine.close``."""
         self._session = None
+        # The emulated graph's nodes and values know each other: its weights would stay until the collector comes by.
+        gc.collect()
 
 
 class Emulator:

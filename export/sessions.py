@@ -1,4 +1,7 @@
-"""ONNX Runtime sessions of graphs in memory, whose weights are not copied: sessions made in turn share them."""
+"""ONNX Runtime sessions of graphs in memory, whose weights are handed over beside them: no file, no limit of 2 GB.
+
+ONNX Runtime takes one copy of them while the session lives, as they are or laid out anew.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ class SharedSession:
         graph: an ``onnx.ModelProto``.
         weights: arrays of its constants that are stubs, see :func:`without_weights`; they must not change meanwhile.
         threads: intra-op threads.
-        packed: whether ONNX Runtime may lay the weights out anew, which is faster and takes their size once more.
+        packed: whether ONNX Runtime may lay its copy out anew, which is faster and takes more memory meanwhile.
 
     Raises:
         EngineFailed: ONNX Runtime can't load the graph.
