@@ -117,16 +117,22 @@ class _Traffic:
             for block in self.record.blocks:
                 if not lost:
                     lost = self._run_block(block)
-                    for watcher in self.watchers:
-                        watcher.stop(block.side)
+                    self._stop_watching(block)
                     self._keep_watched()
         except BaseException as reason:
             if self.current is not None:
                 words = BY_HAND.get(type(reason), repr(reason))
                 self._stop(interrupted=words, measured_s=self._settled_seconds())
+                if len(self.record.blocks) == 1:  # of several, that block is not judged
+                    self._stop_watching(self.current)
+                self._keep_watched()
             raise
         if lost:
             self._stop(interrupted="; ".join(f"worker {index} was lost: {why}" for index, why in lost.items()))
+
+    def _stop_watching(self, block: Block) -> None:
+        for watcher in self.watchers:
+            watcher.stop(block.side)
 
     def _keep_watched(self) -> None:
         usage, metrics = (watcher.to_json() for watcher in self.watchers)

@@ -45,7 +45,7 @@ class Connection:
         self._calls: dict[int, Call] = {}
         self._next = 1
         self._window, self._initial = h2.DEFAULT_WINDOW, h2.DEFAULT_WINDOW
-        self._most = 2**31
+        self._most, self._blocked = 2**31, 0
         self._received = 0
         self._block: HeaderBlock | None = None
         self._gone: str | None = None
@@ -55,9 +55,11 @@ class Connection:
         self._settled = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
         self._settled.wait(max(0.0, deadline - time.monotonic()))  # no call goes out before its terms are known
-        if self._gone is not None or not self._settled.is_set():
+        if not self._settled.is_set():
             self.close()
-            raise ConnectionError(self._gone) if self._settled.is_set() else TimeoutError("no settings in time")
+            raise TimeoutError("no settings in time: no HTTP/2, or no server that answers")
+        if self._gone is not None:
+            raise ConnectionError(self._gone)
 
     @property
     def alive(self) -> bool:
@@ -122,8 +124,12 @@ class Connection:
                     self._socket.put(head)
                     head = b""
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._room.wait(left):
-                    raise TimeoutError("the server took no more of the request in time")
+                self._blocked += 1
+                try:
+                    if left <= 0 or not self._room.wait(left):
+                        raise TimeoutError("the server took no more of the request in time")
+                finally:
+                    self._blocked -= 1
         self._write(h2.number_frame(h2.RST_STREAM, call.number, ErrorCode.NO_ERROR))  # it has answered all the same
 
     def _abandon(self, call: Call) -> None:
@@ -274,7 +280,7 @@ class Connection:
         self._calls.pop(stream, None)
         call.ended = now
         call.over.release()
-        if call.window <= 0:
+        if self._blocked:  # perhaps this one: the server has answered what it did not want to hear out
             with self._room:
                 self._room.notify_all()
 

@@ -295,6 +295,27 @@ def test_a_peer_that_breaks_the_protocol_is_an_error_at_once(pieces: tuple[bytes
     assert time.monotonic() - before < 6.0
 
 
+def test_a_server_that_says_nothing_at_all_is_a_timeout() -> None:
+    with saying() as url, client(url) as asking:
+        reply = asking.send(b"", soon(0.2))
+    assert (reply.outcome, reply.detail.partition(":")[0]) == (Outcome.TIMEOUT, "DEADLINE_EXCEEDED")
+
+
+def test_an_answer_before_the_request_was_heard_out_is_an_answer() -> None:
+    """The server refuses a large request by its headers alone, and never opens its windows."""
+
+    def refuse(peer: Peer, event: h2.events.Event, script: Script) -> None:
+        if isinstance(event, h2.events.RequestReceived):
+            peer.send_headers(event.stream_id, [*HEAD, ("grpc-status", "8")], end_stream=True)
+
+    for window in ({SettingCodes.INITIAL_WINDOW_SIZE: 10}, {}):
+        with pytest.MonkeyPatch.context() as patch, peers(lambda peer, stream: None, window) as (url, _):
+            patch.setattr(Peer, "take", refuse)
+            with client(url) as asking:
+                reply = asking.send(b"x" * 200_000, soon(5))
+        assert (reply.outcome, reply.status) == (Outcome.ERROR, 8), reply.detail
+
+
 def test_a_server_that_reads_nothing_delays_no_deadline_and_no_other_request() -> None:
     with (
         saying(
