@@ -242,6 +242,26 @@ def test_ctrl_c_ends_every_process_and_keeps_what_was_measured(tmp_path: Path, d
     assert samples.counts()[Outcome.UNFINISHED] > 0
 
 
+@pytest.mark.slow
+def test_a_comparison_stopped_by_ctrl_c_is_judged_by_its_whole_groups(tmp_path: Path, data: Path) -> None:
+    folder = tmp_path / "run"
+    with null_server("--delay-ms", "5") as server:
+        plan = plan_for(server, "grpc", data, seconds=8.0, baseline_url=server.url("http"), pairs=8, workers=2)
+        child = start_run(plan, folder)
+        while not (folder / "samples-006-00.bin").exists():
+            assert child.poll() is None, child.communicate()[1]
+            time.sleep(0.02)
+        child.send_signal(signal.SIGINT)
+        child.communicate(timeout=30)
+    found = judge(folder)
+    assert (found.record.interrupted, len(found.record.blocks)) == ("interrupted", 4)
+    assert {side: books.sent for side, books in found.tallies.items()} == {"candidate": 200, "baseline": 200}
+    assert not any(reason.startswith("the run was cut short") for reason in found.reasons)
+    assert found.verdict is not Verdict.CONFIRMED
+    assert found.contrast is not None
+    assert found.contrast.finding == "not comparable"
+
+
 def test_a_run_until_decided_stops_early_and_is_judged_again_alike(tmp_path: Path, data: Path) -> None:
     with null_server() as server:
         plan = plan_for(server, "http", data, rate=200.0, seconds=160.0, until_decided=True, workers=2, timeout_s=0.5)
