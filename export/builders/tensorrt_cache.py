@@ -15,7 +15,7 @@ from ...bundle.digest import file_digest
 from .tensorrt_build import BuildOptions, Built
 
 PLAN, LAYERS, NOTES = "model.engine", "layers.txt", "notes.json"
-FORM = 1
+FORM = 2
 """Counts up where the meaning of a cached file changes."""
 
 

@@ -69,12 +69,9 @@ def first_error(messages: Sequence[tuple[int, str]]) -> str:
 
 
 def figure(messages: Sequence[tuple[int, str]], mark: str) -> int:
-    """The whole number behind a mark in the log; 0 where there is none."""
-    for _, text in messages:
-        if mark in text:
-            word = text.partition(mark)[2].split()[0]
-            return int(word) if word.isdecimal() else 0
-    return 0
+    """The largest whole number behind a mark in the log, which says some of them for each profile; 0 without any."""
+    words = [text.partition(mark)[2].split()[0] for _, text in messages if mark in text]
+    return max((int(word) for word in words if word.isdecimal()), default=0)
 
 
 @cache

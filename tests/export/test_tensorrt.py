@@ -83,6 +83,13 @@ def test_a_tiny_graph_is_built_and_its_table_names_its_nodes(tiny):
     assert "LayerType: gemm" in built.layers
 
 
+def test_scratch_memory_is_that_of_the_largest_profile():
+    """As the log of a build with two profiles has it."""
+    log = [(3, "Max Scratch Memory: 35651584 bytes"), (3, "Max Scratch Memory: 1098711040 bytes"), (3, "other")]
+    assert tensorrt_library.figure(log, "Max Scratch Memory: ") == 1098711040
+    assert tensorrt_library.figure(log, "Total Weights Memory: ") == 0
+
+
 def test_ids_name_the_precision_and_the_architecture():
     assert ahead_ids(["sm86", "sm120"]) == ("tensorrt-rtx-fp16-sm86", "tensorrt-rtx-fp16-sm120")
     assert find_builder("tensorrt-rtx-fp32-sm89") == ahead_builder("tensorrt-rtx-fp32-sm89")
