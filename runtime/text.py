@@ -77,10 +77,10 @@ class TextEncoder:
         try:
             heads = [self._head(tokenizer, text) for text in texts]
             if pairs is None:
-                encodings = tokenizer.encode_batch(heads)
+                encodings = tokenizer.encode_batch_fast(heads)  # without offsets, which nobody reads
             else:
                 seconds = [self._head(tokenizer, text) for text in pairs]
-                encodings = tokenizer.encode_batch(list(zip(heads, seconds, strict=True)))
+                encodings = tokenizer.encode_batch_fast(list(zip(heads, seconds, strict=True)))
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidInput(f"text can't be encoded as UTF-8 ({error})") from None
         return [

@@ -50,6 +50,8 @@ class Grouping(ABC, Generic[T]):
         self.forecast = forecast
         self.full = lru_cache(maxsize=None)(self._full)
         """By the tokens of a row: rows of a full call where all are so long, and its seconds on the bare curve."""
+        self.shortest = forecast.curve.seconds(*call_size((1,), self.layout))
+        """Seconds of the shortest call, on the bare curve."""
 
     def seconds(self, tokens: int) -> float:
         """Forecast of a call with one row of so many tokens."""

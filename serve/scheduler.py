@@ -326,5 +326,5 @@ class Scheduler(Generic[T]):
         if self._wide and any(batch.wide for batch in self.running):
             free = [free[-1]] * self._lanes
         full = self._full()
-        least = min(self._grouping.seconds(1), full)
+        least = min(self._grouping.shortest * self.forecast.correction, full)
         return Outlook([now] * (self._lanes - len(free)) + free, full, least)
