@@ -20,7 +20,8 @@ from .http_messages import JSON, Request, Response, error_response
 from .http_server import HttpServer
 from .http_unread import may_be_judged
 from .plane import DataPlane
-from .request_log import RequestLog
+from .request_log import RequestLog, note_model
+from .served import Served as Model
 
 _BINARY = "application/octet-stream"
 
@@ -105,23 +106,39 @@ class HttpFront:
             self._requests.refused_by_http(status)
 
     def _turned_away(self, request: Request) -> Response | None:
-        """The answer to a request that is refused unread; None to all others."""
+        """The answer to a request that is refused unread, before it has a task; None to all others."""
         found = self._found.get(request.target)  # addresses that were asked before: whatever is wrong is told elsewhere
         form = self._forms.get(found[0][1]) if found and request.method == "POST" else None
-        if found is None or form is None or not may_be_judged(form, request):
+        unread = self._unread(request, form, found[1], found[2]) if found and form else None
+        if unread is None:
+            return None
+        response, served = unread
+        if self._requests is not None:
+            self._requests.turned_away("http", served.name, served.version, response.status)
+        return response
+
+    def _turned_away_now(self, request: Request, form: str, model: str, version: str) -> Response | None:
+        """The same for one that has a task: what came with it, and is accepted by now, may have taken its place."""
+        unread = self._unread(request, form, model, version)
+        if unread is None:
+            return None
+        response, served = unread
+        note_model(served.name, served.version)
+        return response
+
+    def _unread(self, request: Request, form: str, model: str, version: str) -> tuple[Response, Model] | None:
+        if not may_be_judged(form, request):
             return None
         try:
             deadline = _deadline(request)
         except InvalidInput:
             return None
-        turned = self._plane.turned_away(form, found[1], found[2], len(request.body), deadline)
+        turned = self._plane.turned_away(form, model, version, len(request.body), deadline)
         if turned is None:
             return None
         error, served = turned
         failure = failure_of(error)
-        if self._requests is not None:
-            self._requests.turned_away("http", served.name, served.version, failure.status.http)
-        return error_response(failure.status.http, failure.detail, failure.headers())
+        return error_response(failure.status.http, failure.detail, failure.headers()), served
 
     async def _handle(self, request: Request) -> Response:
         (methods, route), model, version = self._find(request.target)
@@ -205,6 +222,8 @@ class HttpFront:
         return Response(200, codec_descriptions.statistics_json(self._plane.statistics(model, version)))
 
     async def _infer(self, request: Request, model: str, version: str) -> Response:
+        if (refused := self._turned_away_now(request, "infer", model, version)) is not None:
+            return refused
         size = self._size(request)
         with self._plane.reading(model, version):
             deadline = _deadline(request)
@@ -225,6 +244,8 @@ class HttpFront:
         return Response(200, body.content, _BINARY, [timing, (HEADER_LENGTH, str(body.header_length))])
 
     async def _predict(self, request: Request, model: str, version: str) -> Response:
+        if (refused := self._turned_away_now(request, "predict", model, version)) is not None:
+            return refused
         size = self._size(request)
         with self._plane.reading(model, version):
             deadline = _deadline(request)

@@ -73,6 +73,17 @@ def test_a_body_that_nobody_could_read_is_refused_like_any_other(behind, path):
     assert counted(behind) == (before[0] + 1, before[1] + 1)
 
 
+@pytest.mark.parametrize("call_name", ["predict", "infer"])
+def test_so_it_is_by_the_task_of_a_request_whose_place_was_taken_on_the_way(behind, call_name):
+    path = f"/v2/models/tiny/versions/1/{call_name}"  # nobody has asked here: only the task looks
+    before, lines = counted(behind), len(behind.log.getvalue().splitlines())
+    assert call(behind, "POST", path, NO_JSON, **HASTY)[0] == 429
+    assert counted(behind) == (before[0] + 1, before[1] + 1)
+    assert until(lambda: len(behind.log.getvalue().splitlines()) > lines)
+    assert (_last(behind)["status"], _last(behind)["model"]) == (429, "tiny")
+    assert len(behind.log.getvalue().splitlines()) == lines + 1
+
+
 def test_it_is_answered_in_the_form_of_a_refusal_after_reading(behind):
     unread = call(behind, "POST", PREDICT, {"text": "hello"}, **HASTY)
     read = call(behind, "POST", PREDICT, {"text": "hello [] "}, **HASTY)
