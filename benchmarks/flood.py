@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Done = Callable[["Connection", int], None]
+TICK = 0.002
+"""Seconds, at least, between looks at the clock: what is due meanwhile leaves together, as over a network card."""
 _LENGTH = b"\r\ncontent-length: "
 
 
@@ -145,7 +147,7 @@ class Flood:
     _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self, asked: Sequence[bytes], offsets: Sequence[float], patience: float) -> None:
-        """Send each request when it is due, on a connection of its own if all others are at work.
+        """Send each request when it is due, or up to 2 ms later, on a connection of its own if all others are at work.
 
         Args:
             asked: whole requests, taken in turn.
@@ -159,7 +161,7 @@ class Flood:
         for index, offset in enumerate(offsets):
             due = self._start + offset
             if (wait := due - time.perf_counter()) > 0:
-                await asyncio.sleep(wait)
+                await asyncio.sleep(max(wait, TICK))
             self._send(asked[index % len(asked)], due)
         self.seconds = time.perf_counter() - self._start
         await asyncio.wait_for(self._all_ended.wait(), patience)
