@@ -146,6 +146,15 @@ class Flood:
     _opening: set[asyncio.Task[None]] = field(default_factory=set)
     _all_ended: asyncio.Event = field(default_factory=asyncio.Event)
 
+    async def connect(self, connections: int) -> None:
+        """Open so many connections ahead, as clients have them that ask all day.
+
+        Raises:
+            OSError: there is no server.
+        """
+        for _ in range(connections):
+            self._idle.append(await Connection.open(self.host, self.port, self._done))
+
     async def run(self, asked: Sequence[bytes], offsets: Sequence[float], patience: float) -> None:
         """Send each request when it is due, or up to 2 ms later, on a connection of its own if all others are at work.
 

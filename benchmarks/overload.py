@@ -30,6 +30,8 @@ LIMIT_SECONDS = 0.25
 CLIENTS = 64
 GOODPUT = 0.95
 WRONG = 0.05
+CONNECTIONS = 1.2
+"""Opened ahead, of as many as there are when each request takes all its time."""
 TURNS = 5
 TIMED = "timed"
 """The engine of known service time."""
@@ -199,7 +201,9 @@ async def _wave(
 ) -> Wave:
     offsets = np.cumsum(rng.exponential(1 / rate, size=int(rate * seconds))).tolist()
     before = await _metrics(server)
-    flood, begun = Flood(server.host, server.http_port), _processor_seconds(server)
+    flood = Flood(server.host, server.http_port)
+    await flood.connect(round(CONNECTIONS * rate * LIMIT_SECONDS))
+    begun = _processor_seconds(server)
     await flood.run(asked, offsets, _DRAIN_SECONDS + LIMIT_SECONDS)
     cost = (_processor_seconds(server) - begun) / max(flood.ended[200], 1)
     after = await _metrics(server)
