@@ -58,6 +58,14 @@ RUNTIMES = {
     )
 }
 
+TENSORRT_PLUG_IN = "onnxruntime_ep_nv_tensorrt_rtx"
+"""Import name of the package that brings TensorRT for RTX to the plain ONNX Runtime; it needs no onnxruntime-gpu."""
+
+
+def plug_in_installed() -> bool:
+    """Whether that package can be found; nothing is imported."""
+    return importlib.util.find_spec(TENSORRT_PLUG_IN) is not None
+
 
 def load_engine(entry: EngineEntry, folder: Path, options: EngineOptions) -> Engine:
     """Load an engine of a bundle, whose files the caller has verified.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ...bundle.manifest import EngineEntry
 from ...bundle.specs import EngineState, Layout
+from ...runtime.catalogue import plug_in_installed
 from ...runtime.gpus import find_gpus
 from .files import engine_folder, size_bytes
 from .tensorrt import TypedGraph
@@ -36,9 +37,8 @@ class OnnxGpuBuilder:
 
     def unavailable(self) -> str | None:
         """See ``Builder.unavailable``."""
-        try:
-            importlib.metadata.version("onnxruntime-gpu")
-        except importlib.metadata.PackageNotFoundError:
+        plug_in = self.runtime == TENSORRT and plug_in_installed()
+        if not plug_in and not _gpu_build_installed():
             return (
                 f"engine {self.id} needs onnxruntime-gpu: pip uninstall -y onnxruntime && pip install 'nlpdeploy[gpu]'"
             )
@@ -82,6 +82,14 @@ class OnnxGpuBuilder:
             valid_for={"gpu": find_gpus().devices[0].architecture},
             size_bytes=size_bytes(folder),
         )
+
+
+def _gpu_build_installed() -> bool:
+    try:
+        importlib.metadata.version("onnxruntime-gpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def onnx_gpu_builders() -> tuple[OnnxGpuBuilder, ...]:

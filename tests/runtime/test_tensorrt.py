@@ -1,7 +1,10 @@
 """What the GPU runtime decides before it touches a GPU: files, profiles, devices, providers."""
 
 import hashlib
+import importlib.machinery
 import json
+import sys
+import types
 from dataclasses import replace
 
 import pytest
@@ -10,8 +13,10 @@ from nlpdeploy.bundle.errors import CorruptBundle, EngineFailed, EngineUnavailab
 from nlpdeploy.bundle.manifest import EngineEntry
 from nlpdeploy.bundle.specs import EngineState, Layout
 from nlpdeploy.runtime import device, onnxruntime_gpu
+from nlpdeploy.runtime.catalogue import TENSORRT_PLUG_IN
 from nlpdeploy.runtime.device import chosen_device, out_of_memory
 from nlpdeploy.runtime.gpus import Gpu, Gpus, find_gpus
+from nlpdeploy.runtime.onnxruntime_gpu import choose_provider
 from nlpdeploy.runtime.tensorrt import choose_profile, load_engine, read_plan
 from support.engines import INPUTS, OUTPUTS
 from support.tiny_bundle import write_tiny_graph
@@ -135,10 +140,43 @@ def test_an_onnxruntime_without_the_provider_is_named(tmp_path, monkeypatch, run
         onnxruntime_gpu.load_engine(replace(ENTRY, runtime=runtime), tmp_path / "model.onnx", None)
 
 
-def test_tensorrt_inside_of_onnxruntime_gets_the_shapes_of_the_export(tmp_path):
+@pytest.mark.parametrize(
+    ("available", "plug_in", "provider"),
+    [
+        (["TensorrtExecutionProvider", "CUDAExecutionProvider"], True, "TensorrtExecutionProvider"),
+        (["CPUExecutionProvider"], True, "NvTensorRTRTXExecutionProvider"),
+        (["CUDAExecutionProvider", "CPUExecutionProvider"], False, None),
+    ],
+)
+def test_tensorrt_inside_of_onnxruntime_is_its_own_or_the_plug_in(available, plug_in, provider):
+    entry = replace(ENTRY, runtime="onnxruntime-tensorrt")
+    if provider is None:
+        with pytest.raises(EngineUnavailable, match="wanted TensorrtExecutionProvider or NvTensorRTRTX"):
+            choose_provider(entry, available, plug_in=plug_in)
+    else:
+        assert choose_provider(entry, available, plug_in=plug_in) == provider
+    with pytest.raises(EngineUnavailable, match="wanted CUDAExecutionProvider"):
+        choose_provider(replace(ENTRY, runtime="onnxruntime-cuda"), ["CPUExecutionProvider"], plug_in=plug_in)
+
+
+def test_a_plug_in_that_onnxruntime_can_not_load_is_one_line(tmp_path, monkeypatch):
+    """As without a driver: the package is there, its library isn't loaded."""
+    seen(monkeypatch, A10)
+    module = types.ModuleType(TENSORRT_PLUG_IN)
+    module.get_library_path = lambda: str(tmp_path / "libonnxruntime_providers_nv_tensorrt_rtx.so")
+    module.__spec__ = importlib.machinery.ModuleSpec(TENSORRT_PLUG_IN, None)
+    monkeypatch.setitem(sys.modules, TENSORRT_PLUG_IN, module)
+    monkeypatch.setattr(onnxruntime_gpu.ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    write_tiny_graph(tmp_path / "model.onnx")
+    with pytest.raises(EngineUnavailable, match=r"plug-in for TensorRT for RTX can't be loaded; found .*\.so") as error:
+        onnxruntime_gpu.load_engine(replace(ENTRY, runtime="onnxruntime-tensorrt"), tmp_path / "model.onnx", None)
+    assert "\n" not in error.value.line()
+
+
+def test_tensorrt_inside_of_onnxruntime_gets_the_shapes_of_the_export():
     options = {"most_rows": 32, "usual_rows": 8, "usual_length": 24, "most_length": 512, "workspace_bytes": 1 << 30}
     entry = replace(ENTRY, runtime="onnxruntime-tensorrt", options=options)
-    (name, given), (second, _) = onnxruntime_gpu.provider_options(entry, tmp_path, 0)
+    (name, given), (second, _) = onnxruntime_gpu.provider_options(entry, "TensorrtExecutionProvider", 0)
     assert (name, second) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
     first = INPUTS[0].name
     assert given["trt_profile_min_shapes"].startswith(f"{first}:1x1")
