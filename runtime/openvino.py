@@ -144,7 +144,7 @@ def convert_module(
     return str(ov.get_version())
 
 
-def compress_weights(source: Path, target: Path, *, narrowest: int) -> int:
+def compress_weights(source: Path, target: Path, *, narrowest: int) -> list[int]:
     """Write a model again with the weights of its matrix products in int8, for engines with ``GROUP_SIZE``.
 
     A scale for each output channel, symmetric: weight = int8 * scale, scale = largest absolute value / 127.
@@ -155,9 +155,9 @@ def compress_weights(source: Path, target: Path, *, narrowest: int) -> int:
         narrowest: least size of both axes; products with narrower weights stay as they are, as heads do.
 
     Returns:
-        How many products have int8 weights.
+        Of each product with int8 weights the width of the states that it reads.
     """
-    model, done = _core().read_model(str(source)), 0
+    model, widths = _core().read_model(str(source)), []
     for node in model.get_ordered_ops():
         if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
             continue
@@ -169,10 +169,10 @@ def compress_weights(source: Path, target: Path, *, narrowest: int) -> int:
         whole = opset.constant(np.rint(weights / scales).astype(np.int8))
         again = opset.multiply(opset.convert(whole, "f32"), opset.constant(scales.astype(np.float32)))
         node.input(1).replace_source_output(again.output(0))
-        done += 1
+        widths.append(int(weights.shape[inner]))
     model.validate_nodes_and_infer_types()
     ov.save_model(model, str(target), compress_to_fp16=False)
-    return done
+    return widths
 
 
 def _failed(what: str, error: Exception) -> EngineFailed:

@@ -93,7 +93,7 @@ _IN_ORDER: tuple[Builder, ...] = (
     OpenVINOBuilder("openvino-bf16", "bf16", "bf16"),
     PackedBuilder("openvino-f32-packed", "fp32", "f32"),
     PackedBuilder("openvino-bf16-packed", "bf16", "bf16"),
-    PackedBuilder("openvino-int8-packed", "int8", "f32", group=64),
+    PackedBuilder("openvino-int8-packed", "int8", "f32", int8=True),
 )
 BUILDERS: Mapping[str, Builder] = {builder.id: builder for builder in _IN_ORDER}
 _STANDS_IN = {"openvino-f32-packed": "openvino-bf16-packed"}

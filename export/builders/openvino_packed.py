@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..checkpoint import Checkpoint, load_torch
 from ..graph import Graph, silence
 from ..packed import PackedModel, checked_pack
 from .files import engine_folder, size_bytes
+from .int8_groups import widest_group
 from .openvino import RUNTIME, bf16_isa, unavailable_here
 
 INT8_CLASSES = ("amx_int8", "avx512_vnni", "avx_vnni")
@@ -34,41 +35,31 @@ class PackedBuilder:
         id: the engine's id.
         precision: as in the manifest.
         hint: OpenVINO's ``INFERENCE_PRECISION_HINT``: of all that is no int8 product.
-        group: for int8 products, how many neighbouring values of a token's state share a scale; 0 for none. Each token
-            has scales of its own, so that no other text has a say in an answer.
+        int8: whether matrix products are computed in int8. Each token has scales of its own, so that no other text has
+            a say in an answer.
     """
 
     id: str
     precision: str
     hint: str
-    group: int = 0
+    int8: bool = False
     runtime: str = RUNTIME
     layout: Layout = Layout.PACKED
 
     def unavailable(self) -> str | None:
         """See ``Builder.unavailable``."""
-        if self.group and not _int8_isa():
+        if self.int8 and not _int8_isa():
             return f"engine {self.id} needs a CPU with one of {', '.join(INT8_CLASSES)}, which this one lacks"
         return unavailable_here(self.id, self.hint)
 
     def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
         """See ``Builder.build``; raises EngineUnavailable where the architecture's answers depend on packing."""
-        from ...runtime.openvino import GROUP_SIZE, PRECISION_HINT
+        from ...runtime.openvino import PRECISION_HINT
 
         made = _converted(graph.checkpoint, graph.file.parent.parent / "packed", calibration)
         folder = engine_folder(bundle, self.id)
-        options: dict[str, Option] = {
-            PRECISION_HINT: self.hint,
-            "exporter": f"torch trace: {made.note}",
-            "openvino": made.version,
-        }
-        if self.group:
-            options |= {GROUP_SIZE: self.group, "quantised": self._compressed(made.file, folder, graph)}
-        else:
-            for file in (made.file, made.file.with_suffix(".bin")):
-                shutil.copy2(file, folder / file.name)
-        isa = _int8_isa() if self.group else bf16_isa() if self.hint == "bf16" else None
-        return EngineEntry(
+        isa = _int8_isa() if self.int8 else bf16_isa() if self.hint == "bf16" else None
+        entry = EngineEntry(
             id=self.id,
             runtime=RUNTIME,
             precision=self.precision,
@@ -77,20 +68,34 @@ class PackedBuilder:
             file=(folder / made.file.name).relative_to(bundle).as_posix(),
             inputs=made.inputs,
             outputs=made.outputs,
-            options=options,
+            options={
+                PRECISION_HINT: self.hint,
+                "exporter": f"torch trace: {made.note}",
+                "openvino": made.version,
+            },
             valid_for={"isa": isa} if isa else {},
-            size_bytes=size_bytes(folder),
         )
+        if self.int8:
+            entry = _compressed(entry, made.file, folder, graph, calibration)
+        else:
+            for file in (made.file, made.file.with_suffix(".bin")):
+                shutil.copy2(file, folder / file.name)
+        return replace(entry, size_bytes=size_bytes(folder))
 
-    def _compressed(self, file: Path, folder: Path, graph: Graph) -> str:
-        """Write the model with int8 weights; what was quantised, in words."""
-        from ...runtime.openvino import compress_weights
 
-        products = compress_weights(file, folder / file.name, narrowest=graph.hidden_size)
-        if products < PRODUCTS_PER_LAYER * graph.layers:
-            wanted = f"{PRODUCTS_PER_LAYER * graph.layers} or more"
-            raise EngineFailed("matrix products for int8", found=products, wanted=wanted)
-        return f"{products} matrix products, dynamic; embeddings, attention's own products and the head stay fp32"
+def _compressed(entry: EngineEntry, file: Path, folder: Path, graph: Graph, rows: Sequence[Row]) -> EngineEntry:
+    """Write the model with int8 weights; the entry with how wide the groups of states are that share a scale."""
+    from ...runtime.openvino import GROUP_SIZE, compress_weights
+
+    target = folder / file.name
+    widths = compress_weights(file, target, narrowest=graph.hidden_size)
+    if len(widths) < PRODUCTS_PER_LAYER * graph.layers:
+        wanted = f"{PRODUCTS_PER_LAYER * graph.layers} or more"
+        raise EngineFailed("matrix products for int8", found=len(widths), wanted=wanted)
+    group = widest_group(entry, target, file, rows, graph.checkpoint.model.pad_id, widths)
+    what = f"{len(widths)} matrix products, dynamic; embeddings, attention's own products and the head stay fp32"
+    own: dict[str, Option] = {GROUP_SIZE: group.width, "quantised": what, "groups": group.note}
+    return replace(entry, options={**entry.options, **own})
 
 
 @dataclass(frozen=True)
