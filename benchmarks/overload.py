@@ -10,8 +10,10 @@ have answered besides.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +37,8 @@ CONNECTIONS = 1.2
 TURNS = 5
 TIMED = "timed"
 """The engine of known service time."""
+APART = ", client apart"
+"""Behind the name of an engine that had no client on its cores."""
 _DRAIN_SECONDS = 5.0
 
 
@@ -166,8 +170,23 @@ def measure_overload(
     for name, command in ((TIMED, stub), (engine, None)):
         with serving(subject, engine, module=command) as server:
             results.append(asyncio.run(_measure(name, subject.name, server, texts, seconds, rng)))
+    if len(os.sched_getaffinity(0)) > 1:
+        with _client_apart() as client, serving(subject, engine) as server:
+            client()
+            results.append(asyncio.run(_measure(f"{engine}{APART}", subject.name, server, texts, seconds, rng)))
     _print(results)
     return results
+
+
+@contextlib.contextmanager
+def _client_apart() -> Iterator[Callable[[], None]]:
+    """What is started in it has all cores but the last; the call that it gives moves this thread to the last."""
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, every - {max(every)})
+    try:
+        yield lambda: os.sched_setaffinity(0, {max(every)})
+    finally:
+        os.sched_setaffinity(0, every)
 
 
 async def _measure(
@@ -245,7 +264,10 @@ def _print(results: Sequence[OverloadResult]) -> None:
         return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
     def by_cost(result: OverloadResult) -> str:
-        return "-" if result.engine == TIMED else spread([turn.kept_by_cost for turn in result.turns], ".1%")
+        # A timed engine takes no processor time, and a client of its own core is no part of the server's.
+        if result.engine == TIMED or result.engine.endswith(APART):
+            return "-"
+        return spread([turn.kept_by_cost for turn in result.turns], ".1%")
 
     rows: list[tuple[str, Callable[[OverloadResult], str], str]] = [
         ("capacity, 1/s", lambda r: spread([turn.capacity for turn in r.turns], ".0f"), ""),
