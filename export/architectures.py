@@ -57,6 +57,7 @@ ARCHITECTURES = {
         Architecture("electra", "ElectraForSequenceClassification", "classifier.out_proj.weight", 0, True),
         # MPNet's padding_idx is 1 whatever the configuration says.
         Architecture("mpnet", "MPNetForSequenceClassification", "classifier.out_proj.weight", 2, False),
+        Architecture("albert", "AlbertForSequenceClassification", "classifier.weight", 0, True),
     )
 }
 

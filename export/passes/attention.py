@@ -11,10 +11,11 @@ from typing import Any
 DOMAIN = "com.microsoft"
 
 
-def fuse_biased_attention(model: Any, *, heads: int, head_size: int) -> None:
-    """Fuse attention whose scores get a position bias before the mask, as MPNet's; the optimizer knows no such one.
+def fuse_left_attention(model: Any, *, heads: int, head_size: int) -> None:
+    """Fuse what the optimizer leaves: scores that get a position bias before the mask, as MPNet's, and attention behind
+    something else than a layer normalisation, as the first of ALBERT, which follows a projection.
 
-    softmax(q k' / sqrt(head size) + bias + mask) v becomes one ``MultiHeadAttention`` with bias + mask as its
+    softmax(q k' / sqrt(head size) [+ bias] + mask) v becomes one ``MultiHeadAttention`` with what is added as its
     ``attention_bias``. What doesn't look exactly so is left as it is.
 
     Args:
@@ -25,18 +26,19 @@ def fuse_biased_attention(model: Any, *, heads: int, head_size: int) -> None:
     from onnx import helper
 
     made = model.output_name_to_node()
-    biases: dict[tuple[str, str], str] = {}
+    sums: dict[tuple[str, ...], str] = {}
     for softmax in model.get_nodes_by_op_type("Softmax"):
         found = _match(model, made, softmax, head_size)
         if found is None:
             continue
-        query, key, value, bias, mask, output = found
-        if (bias, mask) not in biases:
-            biases[bias, mask] = f"attention_bias_{len(biases)}"
-            model.add_node(helper.make_node("Add", [bias, mask], [biases[bias, mask]], f"AttentionBias_{len(biases)}"))
+        states, added, output = found
+        if added not in sums:
+            sums[added] = added[0] if len(added) == 1 else f"attention_bias_{len(sums)}"
+            if len(added) > 1:
+                model.add_node(helper.make_node("Add", list(added), [sums[added]], f"AttentionBias_{len(sums) - 1}"))
         fused = helper.make_node(
             "MultiHeadAttention",
-            [query, key, value, "", "", biases[bias, mask]],
+            [*states, "", "", sums[added]],
             list(output.output),
             f"{softmax.name}_fused",
             domain=DOMAIN,
@@ -44,37 +46,38 @@ def fuse_biased_attention(model: Any, *, heads: int, head_size: int) -> None:
         )
         model.remove_node(output)
         model.add_node(fused)
-    if biases:
+    if sums:
         model.prune_graph()
 
 
 def _match(model: Any, made: dict[str, Any], softmax: Any, head_size: int) -> tuple[Any, ...] | None:
-    """(query, key, value, bias, mask, last node) of softmax's attention, the first three [rows, length, hidden]."""
-
-    def parents(node: Any, *kinds: str) -> Any:
-        for kind in kinds:
-            node = made.get(node.input[0])
-            if node is None or node.op_type != kind:
-                return None
-        return node
-
-    masked = parents(softmax, "Add")
-    biased = masked and parents(masked, "Add")
-    scaled = biased and parents(biased, "Div")
-    product = scaled and parents(scaled, "MatMul")
-    if not product:
+    """Softmax's attention: (query, key, value) [rows, length, hidden], what is added to the scores, the last node."""
+    masked = made.get(softmax.input[0])
+    if masked is None or masked.op_type != "Add":
         return None
-    divisor = model.get_constant_value(scaled.input[1])
-    if divisor is None or not math.isclose(float(divisor), math.sqrt(head_size), rel_tol=1e-6):
-        return None
+    added, scaled = [masked.input[1]], made.get(masked.input[0])
+    if scaled is not None and scaled.op_type == "Add":
+        added, scaled = [scaled.input[1], *added], made.get(scaled.input[0])
+    product = _scaled_product(model, made, scaled, head_size)
     after = _following(model, softmax, "MatMul", "Transpose", "Reshape")
-    if after is None:
+    if product is None or after is None:
         return None
     sides = [product.input[0], product.input[1], after[0].input[1]]
     states = [_split_heads_input(made, side) for side in sides]
     if None in states:
         return None
-    return (*states, biased.input[1], masked.input[1], after[-1])
+    return tuple(states), tuple(added), after[-1]
+
+
+def _scaled_product(model: Any, made: dict[str, Any], scaled: Any, head_size: int) -> Any:
+    """The MatMul of queries and keys that is divided by sqrt(head size), or multiplied by its inverse."""
+    if scaled is None or scaled.op_type not in ("Div", "Mul"):
+        return None
+    product, factor = made.get(scaled.input[0]), model.get_constant_value(scaled.input[1])
+    if product is None or product.op_type != "MatMul" or factor is None or getattr(factor, "size", 1) != 1:
+        return None
+    divisor = float(factor) if scaled.op_type == "Div" else 1 / float(factor)
+    return product if math.isclose(divisor, math.sqrt(head_size), rel_tol=1e-6) else None
 
 
 def _split_heads_input(made: dict[str, Any], name: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import logging
 from collections import Counter
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .attention import fuse_biased_attention
+from .attention import fuse_left_attention
 from .files import needs_external_data
 
 ATTENTION = ("Attention", "MultiHeadAttention")
@@ -91,9 +92,23 @@ def fuse(file: Path, target: Path, *, layers: int, hidden_size: int, heads: int)
             optimization_options=options,
             use_gpu=False,
         )
-        fuse_biased_attention(fused, heads=heads, head_size=hidden_size // heads)
+        fuse_left_attention(fused, heads=heads, head_size=hidden_size // heads)
+        _share_weights(fused)
         fused.save_model_to_file(str(target), use_external_data_format=needs_external_data(fused.model))
     return _count(fused.model, layers)
+
+
+def _share_weights(model: Any) -> None:
+    """One copy of weights that are the same byte for byte: ALBERT's layers have theirs in common, and fusing copies."""
+    first: dict[tuple[Any, ...], str] = {}
+    for tensor in list(model.model.graph.initializer):
+        if not tensor.raw_data:
+            continue
+        same = (tuple(tensor.dims), tensor.data_type, hashlib.sha256(tensor.raw_data).digest())
+        kept = first.setdefault(same, tensor.name)
+        if kept != tensor.name:
+            model.replace_input_of_all_nodes(tensor.name, kept)
+            model.model.graph.initializer.remove(tensor)
 
 
 def _count(model: Any, layers: int) -> Fusion:

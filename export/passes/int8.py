@@ -58,11 +58,16 @@ def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, larges
     model = split_attention(onnx.load(str(fused)), hidden_size)
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
+    quantised: set[str] = set()  # layers may share a weight, as ALBERT's do
     nodes: list[Any] = []
     products = 0
     for node in graph.node:
         if node.op_type == "MatMul" and node.input[1] in weights:
-            nodes += _product(node, weights[node.input[1]], graph, largest)
+            weight = weights[node.input[1]]
+            if weight.name not in quantised:
+                quantised.add(weight.name)
+                _add_quantised(weight, graph, largest)
+            nodes += _product(node, weight.name)
             products += 1
         else:
             nodes.append(node)
@@ -79,18 +84,22 @@ def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, larges
     return products
 
 
-def _product(node: Any, weight: Any, graph: Any, largest: int) -> list[Any]:
-    """The nodes that take the place of one MatMul."""
-    from onnx import TensorProto, helper, numpy_helper
+def _add_quantised(weight: Any, graph: Any, largest: int) -> None:
+    from onnx import numpy_helper
 
-    quantised, scales = quantise_channels(numpy_helper.to_array(weight), largest)
-    weight_name, scale_name = f"{weight.name}_int8", f"{weight.name}_scale"
-    graph.initializer.append(numpy_helper.from_array(quantised, weight_name))
-    graph.initializer.append(numpy_helper.from_array(scales, scale_name))
+    values, scales = quantise_channels(numpy_helper.to_array(weight), largest)
+    graph.initializer.append(numpy_helper.from_array(values, f"{weight.name}_int8"))
+    graph.initializer.append(numpy_helper.from_array(scales, f"{weight.name}_scale"))
+
+
+def _product(node: Any, weight: str) -> list[Any]:
+    """The nodes that take the place of one MatMul."""
+    from onnx import TensorProto, helper
+
     states, result = node.input[0], node.output[0]
     step = [f"{result}_{word}" for word in ("abs", "max", "raw", "scale", "levels", "shifted", "int8", "product")]
     size, peak, raw, scale, levels, shifted, whole, product = step
-    operands = [whole, weight_name, "int8_one", scale_name, "int8_zero"]
+    operands = [whole, f"{weight}_int8", "int8_one", f"{weight}_scale", "int8_zero"]
     return [
         helper.make_node("Abs", [states], [size]),
         helper.make_node("ReduceMax", [size], [peak], axes=[-1], keepdims=1),

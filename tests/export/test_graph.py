@@ -11,6 +11,7 @@ from nlpdeploy.bundle.specs import TensorSpec
 from nlpdeploy.export.architectures import ARCHITECTURES
 from nlpdeploy.export.checkpoint import load_torch, read_checkpoint
 from nlpdeploy.export.graph import EXPORTERS, export_graph
+from nlpdeploy.export.passes.int8 import quantise
 from support.checkpoints import random_classifier
 
 SHAPES = ((1, 1), (1, 2), (3, 7), (2, 31), (5, 13))
@@ -63,6 +64,17 @@ def test_every_layer_is_fused(exported):
     assert str(graph.fusion).startswith("attention 2 of 2, normalisation 4 of 4, Gelu")
     left = {node.op_type for node in onnx.load(str(graph.fused)).graph.node}
     assert not left & {"Softmax", "Erf", "ReduceMean"}
+
+
+def test_int8_of_the_fused_graph_is_near(exported, tmp_path):
+    checkpoint, module, graph = exported
+    products = quantise(graph.fused, tmp_path / "int8.onnx", layers=graph.layers, hidden_size=graph.hidden_size)
+    assert products >= 4 * graph.layers
+    session = ort.InferenceSession(str(tmp_path / "int8.onnx"), providers=["CPUExecutionProvider"])
+    feed = feeds(checkpoint, 5, 13)
+    want = torch_logits(module, feed)
+    errors = np.abs(session.run(["logits"], feed)[0] - want)
+    assert errors.mean() < 0.1 * np.abs(want).max()  # weights this wide let single rows tip
 
 
 def test_inputs_and_outputs_are_declared_free_in_batch_and_length(exported):

@@ -27,6 +27,11 @@ MODEL_TYPES = tuple(ARCHITECTURES)
 WORDS = ("note", "book", "##book", "notebook", "hello", "world", "的", "##的", "人", "##人", "a")
 BERT_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 SENTENCEPIECE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+UNIGRAM = {
+    "xlm-roberta": ("XLMRobertaTokenizer", SENTENCEPIECE_SPECIALS[:4], ("<mask>",)),
+    "albert": ("AlbertTokenizer", ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), ()),
+}
+"""Tokenizers of the SentencePiece kind: the class, and the special tokens before and behind the pieces."""
 transformers.utils.logging.disable_progress_bar()
 # Tests share their cores: threads that wait for each other at every layer cost more than they bring.
 torch.set_num_threads(1)
@@ -43,10 +48,9 @@ def tiny_tokenizer(model_type: str, **options: Any) -> Any:
     """The tiny vocabulary in the tokenizer class of the architecture."""
     if model_type == "roberta":
         return _byte_level(["hello world note book notebook a 的 人"] * 3, 300, **options)
-    if model_type == "xlm-roberta":
-        pieces = [(piece, 0.0) for piece in SENTENCEPIECE_SPECIALS[:4]]
-        pieces += [(f"▁{word}", -2.0) for word in WORDS if not word.startswith("##")]
-        return transformers.XLMRobertaTokenizer(vocab=[*pieces, ("▁", -3.0), ("<mask>", 0.0)], **options)
+    if model_type in UNIGRAM:
+        pieces = [(f"▁{word}", -2.0) for word in WORDS if not word.startswith("##")]
+        return _unigram(model_type, [*pieces, ("▁", -3.0)], **options)
     return _wordpiece(model_type, WORDS, **options)
 
 
@@ -58,11 +62,10 @@ def sample_tokenizer(model_type: str, **options: Any) -> Any:
     sentences = sample_sentences()
     if model_type == "roberta":
         return _byte_level(sentences, 600, **options)
-    if model_type == "xlm-roberta":
+    if model_type in UNIGRAM:
         letters, words = _letters_and_words(sentences)
-        pieces = [(piece, 0.0) for piece in SENTENCEPIECE_SPECIALS[:4]] + [("▁", -3.0)]
-        pieces += [(f"▁{word}", -4.0) for word in words if len(word) > 1] + [(letter, -6.0) for letter in letters]
-        return transformers.XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], **options)
+        pieces = [("▁", -3.0), *((f"▁{word}", -4.0) for word in words if len(word) > 1)]
+        return _unigram(model_type, [*pieces, *((letter, -6.0) for letter in letters)], **options)
     letters, words = _letters_and_words([sentence.lower() for sentence in sentences])
     return _wordpiece(model_type, (*words, *letters, *(f"##{letter}" for letter in letters)), **options)
 
@@ -157,6 +160,7 @@ def build(
         "initializer_range": spread,
         "num_labels": classes,
         **({"embedding_size": hidden} if model_type == "electra" else {}),
+        **({"embedding_size": hidden // 2} if model_type == "albert" else {}),
         **({"type_vocab_size": 1} if model_type in ("roberta", "xlm-roberta") else {}),
         **settings,
     }
@@ -195,6 +199,12 @@ def _wordpiece(model_type: str, pieces: Sequence[str], **options: Any) -> Any:
         specials = ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")
         return transformers.MPNetTokenizer(vocab=_numbered((*specials, *pieces)), **options)
     return transformers.BertTokenizer(vocab=_numbered((*BERT_SPECIALS, *pieces)), **options)
+
+
+def _unigram(model_type: str, pieces: Sequence[tuple[str, float]], **options: Any) -> Any:
+    name, before, behind = UNIGRAM[model_type]
+    vocabulary = [*((special, 0.0) for special in before), *pieces, *((special, 0.0) for special in behind)]
+    return getattr(transformers, name)(vocab=vocabulary, **options)
 
 
 def _numbered(pieces: Sequence[str]) -> dict[str, int]:
