@@ -25,6 +25,7 @@ class Architecture:
         head: name of the last weight, [classes, hidden]; its rows are the truth about the number of classes.
         position_offset: positions that no token can use: RoBERTa's start behind the pad id. None: pad id + 1.
         token_types: whether the forward takes ``token_type_ids``.
+        fusible: whether ONNX Runtime has a fused operator for its attention; where not, the graph keeps it in pieces.
     """
 
     model_type: str
@@ -32,6 +33,7 @@ class Architecture:
     head: str
     position_offset: int | None
     token_types: bool
+    fusible: bool = True
 
     def usable_positions(self, config: Any) -> int:
         """Tokens of a row that have a position, special tokens included.
@@ -58,6 +60,7 @@ ARCHITECTURES = {
         # MPNet's padding_idx is 1 whatever the configuration says.
         Architecture("mpnet", "MPNetForSequenceClassification", "classifier.out_proj.weight", 2, False),
         Architecture("albert", "AlbertForSequenceClassification", "classifier.weight", 0, True),
+        Architecture("deberta-v2", "DebertaV2ForSequenceClassification", "classifier.weight", 0, True, fusible=False),
     )
 }
 

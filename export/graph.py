@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import EngineFailed
 from ..bundle.specs import TensorSpec
+from .architectures import ARCHITECTURES
 from .checkpoint import Checkpoint
 from .passes.files import save_model
 from .passes.fuse import Fusion, fuse
@@ -149,7 +150,8 @@ def _export_with(exporter: _Exporter, module: Any, checkpoint: Checkpoint, folde
     onnx.checker.check_model(str(file))
     fused = folder / exporter.name / "fused.onnx"
     layers, hidden_size, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
-    fusion = fuse(file, fused, layers=layers, hidden_size=hidden_size, heads=heads)
+    fusible = ARCHITECTURES[config.model_type].fusible
+    fusion = fuse(file, fused, layers=layers, hidden_size=hidden_size, heads=heads, fusible=fusible)
     return Graph(
         file=file,
         inputs=inputs,

@@ -32,6 +32,7 @@ class Fusion:
         activation: fused Gelu nodes.
         loose_activation: Gelu left in pieces.
         embedding: fused embeddings, 0 or 1; models that compute positions from ids have none.
+        fusible: whether there is a fused operator for this kind of attention.
     """
 
     layers: int
@@ -40,11 +41,13 @@ class Fusion:
     activation: int
     loose_activation: int
     embedding: int
+    fusible: bool = True
 
     @property
     def whole(self) -> bool:
-        """Whether nothing of any layer was left in pieces."""
-        return self.attention == self.layers and self.normalisation >= 2 * self.layers and not self.loose_activation
+        """Whether nothing that can be fused was left in pieces in any layer."""
+        attention = self.attention == self.layers or not self.fusible
+        return attention and self.normalisation >= 2 * self.layers and not self.loose_activation
 
     @property
     def fused_nodes(self) -> int:
@@ -54,13 +57,13 @@ class Fusion:
     def __str__(self) -> str:
         """For manifests and tables, e.g. ``attention 6 of 6, normalisation 12 of 12, Gelu 6 of 6``."""
         return (
-            f"attention {self.attention} of {self.layers}, "
+            f"attention {self.attention} of {self.layers}{'' if self.fusible else ' (no fused operator knows it)'}, "
             f"normalisation {min(self.normalisation, 2 * self.layers)} of {2 * self.layers}, "
             f"Gelu {self.activation} of {self.activation + self.loose_activation}"
         )
 
 
-def fuse(file: Path, target: Path, *, layers: int, hidden_size: int, heads: int) -> Fusion:
+def fuse(file: Path, target: Path, *, layers: int, hidden_size: int, heads: int, fusible: bool = True) -> Fusion:
     """Fuse a graph and write it.
 
     No approximation is taken: Gelu stays the exact one, and masks stay the 0/1 rows of the request, so that a mask
@@ -72,6 +75,7 @@ def fuse(file: Path, target: Path, *, layers: int, hidden_size: int, heads: int)
         layers: transformer layers.
         hidden_size: width of the residual stream.
         heads: attention heads of a layer.
+        fusible: whether there is a fused operator for its attention.
 
     Returns:
         What was fused; judge by :attr:`Fusion.whole`.
@@ -95,7 +99,7 @@ def fuse(file: Path, target: Path, *, layers: int, hidden_size: int, heads: int)
         fuse_left_attention(fused, heads=heads, head_size=hidden_size // heads)
         _share_weights(fused)
         fused.save_model_to_file(str(target), use_external_data_format=needs_external_data(fused.model))
-    return _count(fused.model, layers)
+    return _count(fused.model, layers, fusible)
 
 
 def _share_weights(model: Any) -> None:
@@ -111,7 +115,7 @@ def _share_weights(model: Any) -> None:
             model.model.graph.initializer.remove(tensor)
 
 
-def _count(model: Any, layers: int) -> Fusion:
+def _count(model: Any, layers: int, fusible: bool) -> Fusion:
     counts = Counter(node.op_type for node in model.graph.node)
 
     def total(names: tuple[str, ...]) -> int:
@@ -124,6 +128,7 @@ def _count(model: Any, layers: int) -> Fusion:
         activation=total(ACTIVATION),
         loose_activation=counts["Erf"],
         embedding=total(EMBEDDING),
+        fusible=fusible,
     )
 
 

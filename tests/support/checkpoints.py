@@ -30,8 +30,14 @@ SENTENCEPIECE_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 UNIGRAM = {
     "xlm-roberta": ("XLMRobertaTokenizer", SENTENCEPIECE_SPECIALS[:4], ("<mask>",)),
     "albert": ("AlbertTokenizer", ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"), ()),
+    "deberta-v2": ("DebertaV2Tokenizer", ("[PAD]", "[CLS]", "[SEP]", "[UNK]"), ("[MASK]",)),
 }
 """Tokenizers of the SentencePiece kind: the class, and the special tokens before and behind the pieces."""
+DISENTANGLED = {
+    "relative_attention": True, "position_buckets": 8, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False,
+    "share_att_key": True, "norm_rel_ebd": "layer_norm",
+}  # fmt: skip
+"""DeBERTa-v3's settings."""
 transformers.utils.logging.disable_progress_bar()
 # Tests share their cores: threads that wait for each other at every layer cost more than they bring.
 torch.set_num_threads(1)
@@ -161,6 +167,7 @@ def build(
         "num_labels": classes,
         **({"embedding_size": hidden} if model_type == "electra" else {}),
         **({"embedding_size": hidden // 2} if model_type == "albert" else {}),
+        **(DISENTANGLED if model_type == "deberta-v2" else {}),
         **({"type_vocab_size": 1} if model_type in ("roberta", "xlm-roberta") else {}),
         **settings,
     }
