@@ -61,6 +61,7 @@ ARCHITECTURES = {
         Architecture("mpnet", "MPNetForSequenceClassification", "classifier.out_proj.weight", 2, False),
         Architecture("albert", "AlbertForSequenceClassification", "classifier.weight", 0, True),
         Architecture("deberta-v2", "DebertaV2ForSequenceClassification", "classifier.weight", 0, True, fusible=False),
+        Architecture("modernbert", "ModernBertForSequenceClassification", "classifier.weight", 0, False, fusible=False),
     )
 }
 

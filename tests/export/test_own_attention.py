@@ -18,6 +18,7 @@ from support.checkpoints import random_classifier, sample_sentences
 ENGINES = ("onnx-fp32", "openvino-f32", "openvino-f32-packed")
 FUSED = {
     "albert": "attention 2 of 2, normalisation 4 of 4",
+    "modernbert": "attention 0 of 2 (no fused operator knows it), normalisation 4 of 4",
     "deberta-v2": "attention 0 of 2 (no fused operator knows it), normalisation 4 of 4",
 }
 """What the manifest says of ONNX Runtime's graph."""

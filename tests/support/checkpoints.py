@@ -38,6 +38,7 @@ DISENTANGLED = {
     "share_att_key": True, "norm_rel_ebd": "layer_norm",
 }  # fmt: skip
 """DeBERTa-v3's settings."""
+MODERN_SPECIALS = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
 transformers.utils.logging.disable_progress_bar()
 # Tests share their cores: threads that wait for each other at every layer cost more than they bring.
 torch.set_num_threads(1)
@@ -52,7 +53,7 @@ def sample_sentences() -> list[str]:
 
 def tiny_tokenizer(model_type: str, **options: Any) -> Any:
     """The tiny vocabulary in the tokenizer class of the architecture."""
-    if model_type == "roberta":
+    if model_type in ("roberta", "modernbert"):
         return _byte_level(["hello world note book notebook a 的 人"] * 3, 300, **options)
     if model_type in UNIGRAM:
         pieces = [(f"▁{word}", -2.0) for word in WORDS if not word.startswith("##")]
@@ -66,7 +67,7 @@ def sample_tokenizer(model_type: str, **options: Any) -> Any:
     Most of the library's trainers break ties by chance, so words and letters are simply counted.
     """
     sentences = sample_sentences()
-    if model_type == "roberta":
+    if model_type in ("roberta", "modernbert"):
         return _byte_level(sentences, 600, **options)
     if model_type in UNIGRAM:
         letters, words = _letters_and_words(sentences)
@@ -167,6 +168,7 @@ def build(
         "num_labels": classes,
         **({"embedding_size": hidden} if model_type == "electra" else {}),
         **({"embedding_size": hidden // 2} if model_type == "albert" else {}),
+        **({"local_attention": 8, **dict.fromkeys(MODERN_SPECIALS, 2)} if model_type == "modernbert" else {}),
         **(DISENTANGLED if model_type == "deberta-v2" else {}),
         **({"type_vocab_size": 1} if model_type in ("roberta", "xlm-roberta") else {}),
         **settings,
