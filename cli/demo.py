@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bundle.errors import EngineUnavailable
-from . import console, exits
+from . import console, exits, interrupts
 
 if TYPE_CHECKING:
     from ..export.demo_checkpoint import DemoCheckpoint
@@ -123,7 +123,7 @@ def _export(arguments: argparse.Namespace, checkpoint: DemoCheckpoint) -> Export
         label_column="intent",
         timing_seconds=arguments.timing_seconds,
     )
-    with console.Progress() as progress:
+    with interrupts.heeded(), console.Progress() as progress:
         result = export_checkpoint(request, progress)
     show_result(result, as_json=False)
     return result

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import InvalidInput
-from . import console, exits
+from . import console, exits, interrupts
 
 if TYPE_CHECKING:
     from ..export.request import ExportRequest, ExportResult
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     from ..export.pipeline import export_checkpoint
 
-    with console.Progress() as progress:
+    with interrupts.heeded(), console.Progress() as progress:
         result = export_checkpoint(request, progress)
     show_result(result, as_json=arguments.json)
     return 0 if result.reference else exits.NOT_PROVEN

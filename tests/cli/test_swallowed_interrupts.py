@@ -1,0 +1,48 @@
+"""Ctrl-C that an extension module swallows is still Ctrl-C; an error without it stays the error."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from nlpdeploy.bundle.errors import InvalidInput
+from nlpdeploy.cli.interrupts import heeded
+
+
+def _press():
+    """Ctrl-C in code whose caller keeps the interrupt to itself."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("no interrupt came")
+
+
+def test_what_is_raised_instead_of_the_interrupt_is_the_interrupt():
+    with pytest.raises(KeyboardInterrupt), heeded():
+        _press()
+        raise InvalidInput("weights file is damaged")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_itself_passes():
+    with pytest.raises(KeyboardInterrupt), heeded():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+
+def test_an_error_without_an_interrupt_is_itself():
+    with pytest.raises(InvalidInput, match="damaged"), heeded():
+        raise InvalidInput("weights file is damaged")
+
+
+def test_who_ignores_the_signal_goes_on_ignoring_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with heeded():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
