@@ -1,5 +1,6 @@
 """Ctrl-C that an extension module swallows is still Ctrl-C; an error without it stays the error."""
 
+import contextlib
 import os
 import signal
 import time
@@ -19,10 +20,8 @@ def _press():
 
 def _swallow():
     """Ctrl-C in code whose caller raises an error of its own instead."""
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         _press()
-    except KeyboardInterrupt:
-        pass
     raise InvalidInput("weights file is damaged")
 
 
