@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc
+from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
@@ -23,7 +24,7 @@ V1 = "grpc.reflection.v1.ServerReflection"
 
 def reflection_handlers(services: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
     """Method handlers by service name, which describe ``services`` and themselves."""
-    servicer = reflection.aio.ReflectionServicer((*services, ALPHA, V1), pool=_pool())
+    servicer = reflection.aio.ReflectionServicer((*services, ALPHA, V1), pool=_SymbolPool(_pool()))
 
     async def info(raw_requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Parses by itself, so that bytes which are no message are the caller's error."""
@@ -43,6 +44,26 @@ def reflection_handlers(services: Sequence[str]) -> list[tuple[str, dict[str, An
         response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
     )
     return [(name, {"ServerReflectionInfo": handler}) for name in (ALPHA, V1)]
+
+
+class _SymbolPool:
+    """Also finds the file of ``package.service.method``, a symbol in reflection's protocol that protobuf's pool misses.
+
+    Not a subclass: protobuf's C implementation makes its own class even when asked for a derived one.
+    """
+
+    def __init__(self, pool: DescriptorPool) -> None:
+        self._pool = pool
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> FileDescriptor:
+        """As the pool's. Raises KeyError if nothing has that full name."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            return self._pool.FindMethodByName(symbol).containing_service.file
 
 
 def _pool() -> DescriptorPool:

@@ -55,6 +55,16 @@ def test_the_services_are_listed_and_each_is_described(channel, service):
 
 
 @pytest.mark.parametrize("service", VERSIONS)
+def test_a_method_is_found_by_its_full_name(channel, service):
+    methods = (f"{oip.SERVICE}.ModelInfer", "grpc.health.v1.Health.Watch", f"{service}.ServerReflectionInfo")
+    for method in methods:
+        assert files_of(channel, service, method) == files_of(channel, service, method.rpartition(".")[0]) != []
+    for symbol in (f"{oip.SERVICE}.Nothing", "nothing.Service.Method", "ModelInfer", ""):
+        (answer,) = reflect(channel, service, {"file_containing_symbol": symbol})
+        assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+@pytest.mark.parametrize("service", VERSIONS)
 def test_a_call_can_be_made_of_what_reflection_says_alone(channel, service):
     pool = DescriptorPool()
     for file in files_of(channel, service, oip.SERVICE):
