@@ -59,6 +59,40 @@ class PackedModel:
             answer = self.module(*(torch.from_numpy(feed[spec.name]) for spec in self.inputs))
         return np.asarray(answer.numpy(), dtype=np.float32)
 
+    def products(self, rows: Sequence[Row], pad_id: int, *, narrowest: int) -> int:
+        """How many products with a linear layer's weights one call computes from its texts; for what must be in int8.
+
+        Layers that share their weights, as ALBERT's do, count each time. What a layer makes of the model's own tensors,
+        as DeBERTa's of its relative positions, doesn't count: converters compute it beforehand, once and for all.
+
+        Args:
+            rows: real rows, at least one.
+            pad_id: of the model.
+            narrowest: least size of both axes of the weights.
+        """
+        import torch
+
+        count = 0
+
+        def seen(layer: Any, given: tuple[Any, ...], result: Any) -> None:
+            nonlocal count
+            count += given[0].requires_grad
+
+        linear = (layer for layer in self.module.modules() if isinstance(layer, torch.nn.Linear))
+        handles = [layer.register_forward_hook(seen) for layer in linear if min(layer.weight.shape) >= narrowest]
+        # No weight asks for gradients, so whatever does has come from the embedded tokens. Cloned, since a model may
+        # add to them in place.
+        words = self.module.base.get_input_embeddings()
+        handles.append(words.register_forward_hook(lambda layer, given, result: result.requires_grad_().clone()))
+        feed = lay_out(rows, Layout.PACKED, self.inputs, pad_id)
+        try:
+            with torch.enable_grad():
+                self.module(*(torch.from_numpy(feed[spec.name]) for spec in self.inputs))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return count
+
 
 def pack(model: Any, *, token_types: bool) -> PackedModel:
     """Make a packed classifier of a Transformers sequence classifier, which is taken apart for it.

@@ -155,11 +155,17 @@ def compress_weights(source: Path, target: Path, *, narrowest: int) -> list[int]
         narrowest: least size of both axes; products with narrower weights stay as they are, as heads do.
 
     Returns:
-        Of each product with int8 weights the width of the states that it reads.
+        Of each product with int8 weights the width of the states that it reads. What is the same for every input, as a
+        product of two constants, is none of them: it is computed but once, when the model is loaded.
     """
     model, widths = _core().read_model(str(source)), []
+    fed: set[str] = set()  # what depends on an input
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "MatMul" or node.input_value(1).get_node().get_type_name() != "Constant":
+        if node.get_type_name() == "Parameter" or any(v.get_node().get_name() in fed for v in node.input_values()):
+            fed.add(node.get_name())
+        if node.get_type_name() != "MatMul" or node.input_value(0).get_node().get_name() not in fed:
+            continue
+        if node.input_value(1).get_node().get_type_name() != "Constant":
             continue
         weights = np.array(node.input_value(1).get_node().get_data(), np.float32)
         if weights.ndim != 2 or min(weights.shape) < narrowest:

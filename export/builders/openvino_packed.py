@@ -23,8 +23,6 @@ from .openvino import RUNTIME, bf16_isa, unavailable_here
 
 INT8_CLASSES = ("amx_int8", "avx512_vnni", "avx_vnni")
 """Instruction sets with which OpenVINO takes int8 products of tokens that are scaled as they come, the best first."""
-PRODUCTS_PER_LAYER = 6
-"""Queries, keys, values; attention's output; both of the feed-forward pair."""
 
 
 @dataclass(frozen=True)
@@ -76,23 +74,23 @@ class PackedBuilder:
             valid_for={"isa": isa} if isa else {},
         )
         if self.int8:
-            entry = _compressed(entry, made.file, folder, graph, calibration)
+            entry = _compressed(entry, made, folder, graph, calibration)
         else:
             for file in (made.file, made.file.with_suffix(".bin")):
                 shutil.copy2(file, folder / file.name)
         return replace(entry, size_bytes=size_bytes(folder))
 
 
-def _compressed(entry: EngineEntry, file: Path, folder: Path, graph: Graph, rows: Sequence[Row]) -> EngineEntry:
+def _compressed(entry: EngineEntry, made: _Converted, folder: Path, graph: Graph, rows: Sequence[Row]) -> EngineEntry:
     """Write the model with int8 weights; the entry with how wide the groups of states are that share a scale."""
     from ...runtime.openvino import GROUP_SIZE, compress_weights
 
-    target = folder / file.name
-    widths = compress_weights(file, target, narrowest=graph.hidden_size)
-    if len(widths) < PRODUCTS_PER_LAYER * graph.layers:
-        wanted = f"{PRODUCTS_PER_LAYER * graph.layers} or more"
+    target = folder / made.file.name
+    widths = compress_weights(made.file, target, narrowest=made.narrowest)
+    if len(widths) != made.products or not widths:
+        wanted = f"{made.products or 'some'}, as many as the checkpoint's own layers compute from a text"
         raise EngineFailed("matrix products for int8", found=len(widths), wanted=wanted)
-    group = widest_group(entry, target, file, rows, graph.checkpoint.model.pad_id, widths)
+    group = widest_group(entry, target, made.file, rows, graph.checkpoint.model.pad_id, widths)
     what = f"{len(widths)} matrix products, dynamic; embeddings, attention's own products and the head stay fp32"
     own: dict[str, Option] = {GROUP_SIZE: group.width, "quantised": what, "groups": group.note}
     return replace(entry, options={**entry.options, **own})
@@ -100,11 +98,15 @@ def _compressed(entry: EngineEntry, file: Path, folder: Path, graph: Graph, rows
 
 @dataclass(frozen=True)
 class _Converted:
+    """An fp32 file, and how many products with weights at least so wide it must hold."""
+
     file: Path
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     note: str
     version: str
+    narrowest: int
+    products: int
 
 
 _MADE: dict[Path, _Converted | EngineUnavailable] = {}
@@ -131,13 +133,15 @@ def _convert(checkpoint: Checkpoint, file: Path, rows: Sequence[Row]) -> _Conver
     try:
         with silence():
             packed = checked_pack(_load(checkpoint), rows, pad_id, token_types="token_type_ids" in checkpoint.inputs)
+            narrowest = int(packed.module.base.config.hidden_size)
+            products = packed.products(rows[:1], pad_id, narrowest=narrowest)
             version = convert_module(packed.module, packed.inputs, packed.outputs, _sample(packed, rows, pad_id), file)
     except Unsupported as error:
         raise EngineUnavailable(error.line(), mend="padded engines answer these models") from None
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, the converter has kinds of its own
         line = (str(error).splitlines() or [""])[0]
         raise EngineFailed("packed rows can't be converted", found=f"{type(error).__name__}: {line}") from None
-    return _Converted(file, packed.inputs, packed.outputs, packed.note, version)
+    return _Converted(file, packed.inputs, packed.outputs, packed.note, version, narrowest, products)
 
 
 def _int8_isa() -> str | None:
