@@ -2,7 +2,7 @@
 
 ``grpcurl`` is a Go program that can't be installed from a Python package index. Its command lines are therefore taken
 apart here and the same calls made by the same means: names and messages by server reflection, bodies from JSON by
-protobuf's own rules. What this doesn't show is that grpcurl itself reads its flags so.
+protobuf's own rules. That grpcurl itself reads its flags so is seen only where one is on PATH: then it runs them too.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import base64
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,7 @@ def test_a_grpcurl_example_names_what_the_server_has(command, fronts):
         if words == ["list"]:
             assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(server.database.get_services())
         elif words[0] == "describe":
+            assert server.database.FindFileContainingSymbol(words[1])
             service, _, method = words[1].rpartition(".")
             assert server.pool.FindServiceByName(service).FindMethodByName(method).input_type.fields
         else:
@@ -163,3 +165,23 @@ def test_a_grpcurl_example_names_what_the_server_has(command, fronts):
             else:
                 label = base64.b64decode(answer["rawOutputContents"][0])[4:].decode()
                 assert label in LABELS
+
+
+if shutil.which("grpcurl"):  # not a skip: without the program there is no such test
+
+    @pytest.mark.parametrize("command", [command for command, _ in commands("grpcurl")])
+    def test_a_grpcurl_example_is_answered_by_grpcurl(command, fronts):
+        _, (_, *words) = parted(command)
+        done = subprocess.run(
+            ["bash", "-c", here(command, fronts)], capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        if words == ["list"]:
+            assert {"inference.GRPCInferenceService", "grpc.health.v1.Health"} <= set(done.stdout.splitlines())
+        elif words[0] == "describe":
+            assert f"{words[1]} is a method:" in done.stdout
+        elif words[0].startswith("grpc.health"):
+            assert json.loads(done.stdout) == {"status": "SERVING"}
+        else:
+            label = base64.b64decode(json.loads(done.stdout)["raw_output_contents"][0])[4:].decode()
+            assert label in LABELS
