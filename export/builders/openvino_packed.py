@@ -91,7 +91,8 @@ def _compressed(entry: EngineEntry, made: _Converted, folder: Path, graph: Graph
         wanted = f"{made.products or 'some'}, as many as the checkpoint's own layers compute from a text"
         raise EngineFailed("matrix products for int8", found=len(widths), wanted=wanted)
     group = widest_group(entry, target, made.file, rows, graph.checkpoint.model.pad_id, widths)
-    what = f"{len(widths)} matrix products, dynamic; embeddings, attention's own products and the head stay fp32"
+    rest = "embeddings, attention's own products and weights narrower than the states, as a head's last, stay fp32"
+    what = f"{len(widths)} matrix products, dynamic; {rest}"
     own: dict[str, Option] = {GROUP_SIZE: group.width, "quantised": what, "groups": group.note}
     return replace(entry, options={**entry.options, **own})
 
