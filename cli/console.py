@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -86,9 +86,13 @@ class Progress:
     """Shows stages: a bar on a terminal, a plain line at a stage's end elsewhere.
 
     Calling it with (stage, done, total) is the callback that long functions take; total 0 is of unknown length.
+
+    Args:
+        heed: called at each report first; what it raises ends the long function.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heed: Callable[[], None] | None = None) -> None:
+        self._heed = heed
         self._stage = ""
         self._started = 0.0
         self._said = time.perf_counter()
@@ -113,6 +117,8 @@ class Progress:
 
     def __call__(self, stage: str, done: int = 0, total: int = 0) -> None:
         """Report that ``done`` of ``total`` steps of a stage are done."""
+        if self._heed:
+            self._heed()
         if stage != self._stage:
             self._finish_stage()
             self._stage, self._started = stage, time.perf_counter()

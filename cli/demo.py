@@ -123,7 +123,7 @@ def _export(arguments: argparse.Namespace, checkpoint: DemoCheckpoint) -> Export
         label_column="intent",
         timing_seconds=arguments.timing_seconds,
     )
-    with interrupts.heeded(), console.Progress() as progress:
+    with interrupts.heeded() as heed, console.Progress(heed) as progress:
         result = export_checkpoint(request, progress)
     show_result(result, as_json=False)
     return result

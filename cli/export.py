@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     request = _request(arguments)
     from ..export.pipeline import export_checkpoint
 
-    with interrupts.heeded(), console.Progress() as progress:
+    with interrupts.heeded() as heed, console.Progress(heed) as progress:
         result = export_checkpoint(request, progress)
     show_result(result, as_json=arguments.json)
     return 0 if result.reference else exits.NOT_PROVEN

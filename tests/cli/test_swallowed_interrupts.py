@@ -8,6 +8,7 @@ import time
 import pytest
 
 from nlpdeploy.bundle.errors import InvalidInput
+from nlpdeploy.cli.console import Progress
 from nlpdeploy.cli.interrupts import heeded
 
 
@@ -39,6 +40,22 @@ def test_an_interrupt_itself_passes():
 def test_an_error_without_an_interrupt_is_itself():
     with pytest.raises(InvalidInput, match="damaged"), heeded():
         raise InvalidInput("weights file is damaged")
+
+
+def _long_function(progress, done):
+    progress("build")
+    done.append("build")
+    with contextlib.suppress(InvalidInput):
+        _swallow()
+    progress("time")
+    done.append("time")
+
+
+def test_a_block_that_went_on_ends_at_its_next_report():
+    done = []
+    with pytest.raises(KeyboardInterrupt), heeded() as heed, Progress(heed) as progress:
+        _long_function(progress, done)
+    assert done == ["build"]
 
 
 def test_who_ignores_the_signal_goes_on_ignoring_it():
