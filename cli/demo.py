@@ -58,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     result = _export(arguments, checkpoint)
     if result.reference is None:
         return exits.NOT_PROVEN
-    store = ["--store", str(result.reference.path.parent.parent), "--model", NAME]
+    root = result.reference.path.parent.parent.resolve()
+    store = ["--store", str(root), "--model", NAME]
     console.note("\nserving the bundle, and the untouched checkpoint in PyTorch behind the same front")
     reference = [*store, "--reference", str(checkpoint.path)]
     with serving(store, folder / "server.log") as candidate, serving(reference, folder / "baseline.log") as baseline:
@@ -74,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             seconds=arguments.seconds,
             pairs=PAIRS,
             expect_digest=result.manifest.digest,
+            store=str(root),
         )
         console.note(
             f"\nload test: {arguments.rate}/s on each in turn, {arguments.seconds:.0f} s a side, {arguments.target}"

@@ -1,6 +1,7 @@
 """The demo, whole, on a shorter load test."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -41,6 +42,9 @@ def test_one_number_trail_runs_from_the_checkpoint_to_the_verdict(demo):
     assert verdict["server"]["digest"] == listed["digest"]
     assert verdict["server"]["engine"] == listed["default_engine"]
     assert verdict["baseline"]["engine"] == "torch-fp32"
+    held_to = json.loads((Path(verdict["run_dir"]) / "golden.json").read_text(encoding="utf-8"))
+    assert {label for label in held_to if label is not None} <= set(listed["model"]["labels"])
+    assert any(held_to)
     (folder / "few.csv").write_text("text\nmy card is lost\nwhat is the rate?\n", encoding="utf-8")
     weights = nlpdeploy(
         "export", folder / "checkpoint", "--store", folder / "again", "--engines", "onnx-fp32",
