@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import numpy.typing as npt
@@ -118,7 +119,7 @@ def convert(onnx_file: Path, target: Path) -> str:
     Returns:
         OpenVINO's version.
     """
-    ov.save_model(ov.convert_model(str(onnx_file)), str(target), compress_to_fp16=False)
+    _save(ov.convert_model(str(onnx_file)), target)
     return str(ov.get_version())
 
 
@@ -141,8 +142,52 @@ def convert_module(
     model = ov.convert_model(module, example_input=example, input=shapes)
     for port, spec in zip((*model.inputs, *model.outputs), (*inputs, *outputs), strict=True):
         port.get_tensor().set_names({spec.name})
-    ov.save_model(model, str(target), compress_to_fp16=False)
+    _save(model, target)
     return str(ov.get_version())
+
+
+def _save(model: Any, target: Path) -> None:
+    """Write a model with fp32 weights, in which whole numbers stay whole in bf16 too, which knows them up to 256.
+
+    Told to compute in bf16, OpenVINO does so with what a graph computes in floats on the way from integers to integers
+    as well: DeBERTa's logarithmic buckets of positions became others. Such nodes get OpenVINO's own mark for what keeps
+    its precision, in the file, as the bindings can't set it.
+    """
+    ov.save_model(model, str(target), compress_to_fp16=False)
+    names = _between_integers(model)
+    if names:
+        tree = ET.parse(target)  # noqa: S314 - it was written a line above
+        for layer in tree.iter("layer"):
+            if layer.get("name") in names:
+                info = layer.find("rt_info")
+                info = ET.SubElement(layer, "rt_info") if info is None else info
+                ET.SubElement(info, "attribute", name="precise", version="0")
+        tree.write(target, encoding="utf-8", xml_declaration=True)
+
+
+def _between_integers(model: Any) -> set[str]:
+    """Names of nodes that compute floats of nothing but integers and single constants, for nodes that want integers."""
+    names: set[str] = set()
+    for node in model.get_ordered_ops():
+        reals = [value for value in node.input_values() if value.get_element_type().is_real()]
+        derived = [value for value in reals if value.get_node().get_friendly_name() in names]
+        single = [value for value in reals if value.get_node().get_type_name() == "Constant" and _size(value) == 1]
+        from_integers = node.get_type_name() == "Convert" and not reals
+        if from_integers or (derived and len(derived) + len(single) == len(reals)):
+            names.add(node.get_friendly_name())
+    wanted: set[str] = set()
+    for node in reversed(model.get_ordered_ops()):
+        if node.get_friendly_name() not in names:
+            continue
+        result = node.output(0)
+        readers = {port.get_node().get_friendly_name() for port in result.get_target_inputs()}
+        if not result.get_element_type().is_real() or readers & wanted:
+            wanted.add(node.get_friendly_name())
+    return wanted
+
+
+def _size(value: Any) -> int:
+    return int(np.prod(value.get_shape()))
 
 
 def compress_weights(source: Path, target: Path, *, narrowest: int) -> list[int]:
