@@ -55,9 +55,13 @@ class Store:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """Names with at least one published version, sorted."""
+        """Names with at least one published version, sorted.
+
+        Raises:
+            StoreFailed: the root can't be read, or is a file.
+        """
         with _store_errors(self.root):
-            if not self.root.is_dir():
+            if not self.root.exists():
                 return []
             return sorted(
                 path.name for path in self.root.iterdir() if NAME.fullmatch(path.name) and self.versions(path.name)

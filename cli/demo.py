@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bundle.errors import EngineUnavailable
+from ..bundle.errors import EngineUnavailable, InvalidInput
 from . import console, exits, interrupts
 
 if TYPE_CHECKING:
@@ -101,7 +101,15 @@ def _train(folder: Path, fresh: bool) -> DemoCheckpoint:
         console.note(f"{checkpoint.path} is there from an earlier run; --fresh trains it anew")
     else:
         console.note("training a classifier of bank customers' questions on MiniLM-L6")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(
+                f"work folder {folder}",
+                found=error.strerror,
+                wanted="a folder that can be made and written",
+                mend="give another with --dir",
+            ) from None
         with console.Progress() as progress:
             checkpoint = train_demo_checkpoint(folder / "checkpoint", progress=progress)
     console.note(

@@ -20,6 +20,7 @@ from .tokenizer import has_tokenizer, read_tokenizer
 from .weights import Tensors, WeightSet, check_tensors, find_weights, open_weights, same_values, weight_names
 
 PACKAGES = ("nlpdeploy", "torch", "transformers", "tokenizers", "safetensors")
+A_CHECKPOINT = "the folder that save_pretrained or the Trainer wrote: config.json, weights and tokenizer"
 CHECKPOINT_FOLDER = re.compile(r"checkpoint-(\d+)")
 
 
@@ -161,7 +162,7 @@ def _resolve(path: Path, weights: str | None) -> tuple[Path, str | None, list[st
     if path.is_file():
         return path.parent, weights or path.name, []
     if not path.is_dir():
-        raise NotFound(f"no checkpoint folder {path}")
+        raise NotFound(f"no checkpoint folder {path}", wanted=A_CHECKPOINT)
     if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
         raise Unsupported(
             f"{path} holds an adapter without its base model",
@@ -193,7 +194,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise NotFound(f"{folder} is no checkpoint: it holds no config.json") from None
+        raise NotFound(f"{folder} is no checkpoint: it holds no config.json", wanted=A_CHECKPOINT) from None
     except OSError as error:
         raise InvalidInput(f"{file} can't be read ({error.strerror})") from None
     except ValueError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -173,6 +174,12 @@ def same_values(first: Tensors, second: Tensors, names: Iterable[str]) -> bool:
     )
 
 
+def _refused_part(error: pickle.UnpicklingError) -> str:
+    """What PyTorch met that is no tensor, without its advice to read the file as code."""
+    told = re.search(r"Weights\w*Unpickler error: *(\S[^\n]*)", str(error))
+    return told[1] if told else "it holds more than tensors, or is no pickle of PyTorch's"
+
+
 def _open_file(file: Path) -> dict[str, Any]:
     import safetensors.torch
     import torch
@@ -184,11 +191,12 @@ def _open_file(file: Path) -> dict[str, Any]:
         if file.suffix == ".safetensors":
             return dict(safetensors.torch.load_file(file))
         zipped = zipfile.is_zipfile(file)
-        loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a foreign pickle's protocol; what can't be read is said below
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "not a pickle"
         raise InvalidInput(
-            f"{file} can't be read with weights alone ({reason})",
+            f"{file} can't be read with weights alone ({_refused_part(error)})",
             mend="save the bare state_dict, or safetensors: model.save_pretrained(FOLDER)",
         ) from None
     except Exception as error:  # noqa: BLE001  (the readers raise what they like on a damaged file)

@@ -149,7 +149,9 @@ def write_archive(packed: Packed, store: Store, target: Path | None = None) -> P
         with store.staging(packed.name) as staging:
             return _replace(store.root / packed.file_name, staging.path / packed.file_name, packed.contents)
     if not target.parent.is_dir():
-        raise NotFound(f"folder {target.parent} for the archive")
+        raise NotFound(
+            f"folder {target.parent} for the archive", found="no such folder", mend="make it, or give another --output"
+        )
     with tempfile.TemporaryDirectory(prefix=".archive-", dir=target.parent) as folder:
         return _replace(target, Path(folder) / packed.file_name, packed.contents)
 

@@ -20,10 +20,13 @@ def check_permission(url: str, permitted: Sequence[str]) -> None:
         permitted: hosts, as in the URL.
 
     Raises:
-        InvalidInput: it leads to an address that is neither loopback, link-local nor private, and isn't permitted.
+        InvalidInput: it leads to an address that is neither loopback, link-local nor private, and isn't permitted;
+            or it names no host.
         Unavailable: its name can't be resolved.
     """
     host = urlsplit(url).hostname or ""
+    if not host:
+        raise InvalidInput("url", found=url, wanted="grpc://HOST:PORT, http://HOST:PORT or torchserve://HOST:PORT")
     if host in permitted:
         return
     public = [address for address in _addresses(host) if _is_public(address)]

@@ -64,7 +64,12 @@ class GrpcServer:
             )
         except OSError as error:
             found = errno.errorcode.get(error.errno or 0, type(error).__name__)
-            mend = "choose another port with --grpc-port, 0 for any"
+            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
+            mend = (
+                "choose another port with --grpc-port, 0 for any"
+                if taken
+                else "give an address of this machine as --host"
+            )
             raise InvalidInput(f"gRPC can't listen on {self._host}:{self._port}", found=found, mend=mend) from error
         self._sweeper = asyncio.ensure_future(self._sweep())
         port: int = self._server.sockets[0].getsockname()[1]

@@ -239,3 +239,38 @@ def test_one_byte_changed_in_any_file_is_named_by_verify_and_predict(capsys, tmp
 def test_the_demo_refuses_its_flags_before_it_trains(capsys, tmp_path, option):
     assert "wanted" in refused(capsys, "demo", "--dir", tmp_path / "demo", *option)
     assert not (tmp_path / "demo").exists()
+
+
+@pytest.mark.parametrize("command", [["models", "list"], ["predict", "tiny", "hello"]])
+def test_a_file_as_the_store_is_no_empty_store(capsys, tmp_path, command):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    line = refused(capsys, *command, "--store", blocked)
+    assert "Not a directory" in line
+    assert str(blocked) in line
+
+
+def test_a_file_as_the_work_folder_of_the_demo(capsys, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main(["demo", "--dir", str(blocked)]) == 2
+    assert "--dir" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_an_archive_into_no_folder(capsys, served_store, tmp_path):
+    line = refused(capsys, "archive", "tiny", "--output", tmp_path / "absent" / "a.mar", "--store", served_store)
+    assert "no such folder" in line
+    assert "--output" in line
+
+
+def test_a_load_test_of_no_url(capsys, tmp_path):
+    data = tmp_path / "data.csv"
+    data.write_text("text\nhello\n")
+    arguments = ["--model", "m", "--data", data, "--rate", "10", "--seconds", "5", "--target", "p95=45ms"]
+    assert "grpc://HOST:PORT" in refused(capsys, "loadtest", "run", "--url", "localhost", *arguments)
+
+
+def test_a_host_that_is_another_machine(capsys, served_store):
+    arguments = ["serve", "--store", str(served_store), "--host", "192.0.2.1", "--grpc-port", "0", "--http-port", "0"]
+    assert main(arguments) == 2
+    assert "--host" in capsys.readouterr().err.strip().splitlines()[-1]

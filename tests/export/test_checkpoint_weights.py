@@ -1,6 +1,7 @@
 """Weights come from the files that were named, complete, or not at all."""
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -116,9 +117,18 @@ class TestWeightFiles:
         (folder / "model.safetensors").unlink()
         mark = tmp_path / "mark"
         torch.save({"state_dict": _Runs(str(mark))}, folder / "pytorch_model.bin")
-        with pytest.raises(InvalidInput, match="weights alone"):
+        with pytest.raises(InvalidInput, match="weights alone") as refused:
             read_checkpoint(folder)
         assert not mark.exists()
+        assert "open" in str(refused.value), "what it would have called"
+        assert "weights_only" not in str(refused.value), "PyTorch's advice to run it all the same"
+
+    def test_a_pickle_of_something_else_is_one_line(self, folder, recwarn):
+        (folder / "model.safetensors").unlink()
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"a": 1}, protocol=4))
+        with pytest.raises(InvalidInput, match="more than tensors, or is no pickle of PyTorch's"):
+            read_checkpoint(folder)
+        assert not recwarn.list
 
     def test_damaged_files_are_named(self, folder):
         weights = folder / "model.safetensors"
