@@ -29,13 +29,15 @@ OWN_LOAD = 1.0
 
 def describe_machine(packages: Sequence[str]) -> dict[str, Any]:
     """Cores, instruction sets, versions of ``packages`` (None: missing), and each engine with what it lacks."""
+    lacking = _lacking()
+    no_export = lacking.line() if lacking else None
     return {
         "cores": usable_cores(),
         "instruction_sets": sorted(instruction_sets()),
         "packages": package_versions(packages),
         "gpu": describe_gpus(),
         "engines": [
-            {"id": builder.id, "available": (reason := builder.unavailable()) is None, "reason": reason}
+            {"id": builder.id, "available": (reason := builder.unavailable() or no_export) is None, "reason": reason}
             for builder in (*BUILDERS.values(), *GPU_BUILDERS.values(), find_builder(AHEAD_EXAMPLE))
             if builder is not None
         ],
@@ -70,10 +72,14 @@ def check_packages() -> None:
     Raises:
         EngineUnavailable: with the names of what is missing, and the line that installs it.
     """
+    if lacking := _lacking():
+        raise lacking
+
+
+def _lacking() -> EngineUnavailable | None:
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        mend = "pip install torch==2.13.0 && pip install 'nlpdeploy[cpu,export]'"
-        raise EngineUnavailable(f"export needs {', '.join(missing)}", mend=mend)
+    mend = "pip install torch==2.13.0 && pip install 'nlpdeploy[cpu,export]'"
+    return EngineUnavailable(f"export needs {', '.join(missing)}", mend=mend) if missing else None
 
 
 def busy_note() -> tuple[str, ...]:
