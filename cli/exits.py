@@ -1,6 +1,7 @@
 """Error kind -> exit status, in one table; and the statuses of a load test's verdict.
 
-0 done; 1 a bug; 2 bad usage or input; 3 an engine asked for did not pass; 130 interrupted.
+0 done; 1 a bug; 2 bad usage or input; 3 an engine asked for did not pass, or a package or device
+for it is missing; 130 interrupted.
 """
 
 from __future__ import annotations

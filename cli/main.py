@@ -26,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nlpdeploy",
         description="From a trained NLP checkpoint to a proven endpoint: export, prove, serve, load-test.",
-        epilog="exit status: 0 done; 1 a bug; 2 bad usage or input; 3 an engine asked for did not pass; "
-        "loadtest: 10 REFUTED, 11 INCONCLUSIVE, 12 INVALID; 130 interrupted",
+        epilog="exit status: 0 done; 1 a bug; 2 bad usage or input; 3 an engine asked for did not pass, or a "
+        "package or device for it is missing; loadtest: 10 REFUTED, 11 INCONCLUSIVE, 12 INVALID; 130 interrupted",
     )
     parser.add_argument("--version", action="version", version=f"nlpdeploy {_version()}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
