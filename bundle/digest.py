@@ -55,7 +55,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise NotFound(f"no bundle in {folder}: {MANIFEST_NAME} is missing") from None
     except OSError as error:
         raise _unreadable(folder, error) from error
-    return Manifest.from_bytes(raw)
+    return Manifest.from_bytes(raw, path)
 
 
 def verified_manifest(folder: Path) -> Manifest:

@@ -180,8 +180,8 @@ class Manifest:
         return (text + "\n").encode()
 
     @classmethod
-    def from_bytes(cls, raw: bytes) -> Manifest:
-        """Read a manifest.
+    def from_bytes(cls, raw: bytes, file: object = MANIFEST_NAME) -> Manifest:
+        """Read a manifest; messages name ``file``.
 
         Raises:
             CorruptBundle: not JSON, not in canonical form, or a field is missing or of another type.
@@ -191,10 +191,10 @@ class Manifest:
             plain = json.loads(raw)
             schema = plain["schema"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CorruptBundle(f"{MANIFEST_NAME} is no manifest ({error})", changed=(MANIFEST_NAME,)) from None
+            raise CorruptBundle(f"{file} is no manifest ({error})", changed=(MANIFEST_NAME,)) from None
         if not isinstance(schema, int) or schema > SCHEMA_VERSION:
             raise Unsupported(
-                f"{MANIFEST_NAME} was written by a newer nlpdeploy",
+                f"{file} was written by a newer nlpdeploy",
                 found=f"schema {schema}",
                 wanted=f"at most {SCHEMA_VERSION}",
                 mend="upgrade nlpdeploy to read it",
@@ -202,9 +202,9 @@ class Manifest:
         try:
             manifest = from_plain(cls, plain)
         except InvalidInput as error:
-            raise CorruptBundle(f"{MANIFEST_NAME}: {error}", changed=(MANIFEST_NAME,)) from None
+            raise CorruptBundle(f"{file}: {error}", changed=(MANIFEST_NAME,)) from None
         if manifest.to_bytes() != raw or manifest.identity() != manifest.digest:
-            raise CorruptBundle(f"{MANIFEST_NAME} is not in the form it was written in", changed=(MANIFEST_NAME,))
+            raise CorruptBundle(f"{file} is not in the form it was written in", changed=(MANIFEST_NAME,))
         return manifest
 
 

@@ -109,4 +109,6 @@ def test_a_bundle_that_can_not_be_read_does_not_hide_the_others(tmp_path, capsys
     assert "bundle.json" in bad["problem"]
     assert (good["bundle"], good["serves"], good["problem"]) == ("good/1", True, None)
     assert main(["models", "list", "--store", str(tmp_path)]) == 0
-    assert "bad/1: bundle.json is no manifest" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "bad/1: " in told
+    assert "bad/1/bundle.json is no manifest" in told

@@ -274,3 +274,10 @@ def test_a_host_that_is_another_machine(capsys, served_store):
     arguments = ["serve", "--store", str(served_store), "--host", "192.0.2.1", "--grpc-port", "0", "--http-port", "0"]
     assert main(arguments) == 2
     assert "--host" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_broken_manifest_is_named_with_its_folder(capsys, tmp_path):
+    (tmp_path / "intent" / "1").mkdir(parents=True)
+    manifest = tmp_path / "intent" / "1" / "bundle.json"
+    manifest.write_text("{")
+    assert str(manifest) in refused(capsys, "models", "show", "intent", "--store", tmp_path)
