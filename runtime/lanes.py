@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,14 @@ from .text import Row
 MAX_LANES = 4
 """Each lane holds the weights once more."""
 MEASURE_SECONDS = 0.25
+"""Twice that before it is said that nothing is gained: a neighbour on one core for so long would decide for good."""
 WARM_SECONDS = 0.4
 WIDE_WARM_SECONDS = 0.15
 """It is opened after the lanes, so that a start waits for all of it, and runs short rows mostly, which come first."""
 CLEARLY = 0.9
 """A wide engine must take at most this share of a lane's time: it holds the weights once more."""
 LONG_TOKENS = 128
-_MOST_ROUNDS = 16
+_MOST_ROUNDS = 32
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,9 @@ def warm_up(engine: Engine, model: ModelSpec, seconds: float = WARM_SECONDS) -> 
 def compare_wide(
     lane: Engine, wide: Engine, rows: Sequence[Row], model: ModelSpec, layout: LayoutChoice, threads: int
 ) -> LayoutChoice:
-    """Time a lane and the wide engine by turns, on real rows alone and on a long one, within ``MEASURE_SECONDS``.
+    """Time a lane and the wide engine by turns, on real rows alone and on a long one.
+
+    It takes ``MEASURE_SECONDS``, twice that where nothing is gained, and one round at least.
 
     Args:
         lane: one of the lanes, which has run the rows before.
@@ -129,19 +132,17 @@ def compare_wide(
     """
     started = time.perf_counter()
     long = _long_row(rows, min(LONG_TOKENS, model.max_length))
-    lone_times: list[tuple[float, float]] = []
-    long_times: list[tuple[float, float]] = []
+    texts = {"a lone text": rows, f"a text of {len(long)} tokens": [long]}
+    times: dict[str, list[tuple[float, float]]] = {what: [] for what in texts}
+    gains: list[str] = []
     for turn in range(_MOST_ROUNDS):
-        for row, times in ((long, long_times), (rows[turn % len(rows)], lone_times)):
-            times.append(_by_turns(lane, wide, row, model, first_wide=turn % 2 == 1))
-        if time.perf_counter() - started > MEASURE_SECONDS:
+        for what, some in reversed(texts.items()):
+            row = some[turn % len(some)]
+            times[what].append(_by_turns(lane, wide, row, model, first_wide=turn % 2 == 1))
+        gains = _gains(times)
+        if time.perf_counter() - started > (MEASURE_SECONDS if gains else 2 * MEASURE_SECONDS):
             break
-    lone_ms, long_ms = _quickest(lone_times), _quickest(long_times)
-    gains = [
-        f"{what} in {100 * wide_ms / lane_ms:.0f} % of a lane's time"
-        for what, (lane_ms, wide_ms) in (("a lone text", lone_ms), (f"a text of {len(long)} tokens", long_ms))
-        if wide_ms <= CLEARLY * lane_ms
-    ]
+    lone_ms, long_ms = map(_quickest, times.values())
     return LayoutChoice(
         lanes=layout.lanes,
         threads=layout.threads,
@@ -152,6 +153,16 @@ def compare_wide(
         long_tokens=len(long),
         seconds=time.perf_counter() - started,
     )
+
+
+def _gains(times: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
+    """Texts that the wide engine answers clearly faster, in words."""
+    quickest = {what: _quickest(measured) for what, measured in times.items()}
+    return [
+        f"{what} in {100 * wide_ms / lane_ms:.0f} % of a lane's time"
+        for what, (lane_ms, wide_ms) in quickest.items()
+        if wide_ms <= CLEARLY * lane_ms
+    ]
 
 
 def _by_turns(lane: Engine, wide: Engine, row: Row, model: ModelSpec, *, first_wide: bool) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import pytest
 
 from nlpdeploy.bundle.errors import EngineFailed
 from nlpdeploy.bundle.specs import Layout
-from nlpdeploy.runtime import load, predictor
+from nlpdeploy.runtime import lanes, load, predictor
 from nlpdeploy.runtime.calls import run_rows
 from nlpdeploy.runtime.lanes import LayoutChoice, compare_wide, side_by_side, warm_up
 from nlpdeploy.runtime.text import Row
@@ -19,6 +19,7 @@ from support.linear_engines import PackedLinearEngine, model
 from support.tiny_bundle import publish_tiny_bundle
 
 TWO = LayoutChoice(lanes=2, threads=1, wide=None, reason="")
+DISTURBED = 4
 ROWS = [Row(np.array([2, 4, 5, 3]), np.zeros(4, dtype=np.int64))]
 
 
@@ -49,6 +50,21 @@ def test_a_wide_engine_stays_only_where_lone_or_long_texts_gain_clearly(wide, pa
     assert found.lone_ms[0] >= 60
     assert (found.lanes, found.threads, found.long_tokens) == (2, 1, 16)
     assert found.seconds > 0
+
+
+class Disturbed(Paced):
+    """Slow in its first calls, as if others were at work on its cores."""
+
+    def run(self, feed):
+        if len(self.batches) == DISTURBED:
+            self.lone = self.long = 0.001
+        return super().run(feed)
+
+
+def test_a_neighbour_at_the_start_does_not_decide_for_good(monkeypatch):
+    monkeypatch.setattr(lanes, "MEASURE_SECONDS", 1.0)  # of which two disturbed rounds take 1.28 s
+    found = compare_wide(Paced(0.08, 0.08), Disturbed(0.24, 0.24), ROWS, tiny_model(), TWO, threads=2)
+    assert found.wide == 2
 
 
 def test_measuring_is_bounded_however_slow_the_engine():
