@@ -7,17 +7,16 @@ a call is some frames parsed and some written where the data plane is.
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import grpc
 
-from ..bundle.errors import InvalidInput
 from .grpc_call import Call
 from .grpc_limits import ConnectionState, GrpcLimits
 from .h2_connection import H2Connection
+from .listening import cannot_listen
 
 _TICK = 1.0  # seconds, at most, between looks at what is past its time
 
@@ -63,14 +62,7 @@ class GrpcServer:
                 connect, self._host, self._port, backlog=1024, reuse_port=self._reuse_port or None
             )
         except OSError as error:
-            found = errno.errorcode.get(error.errno or 0, type(error).__name__)
-            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-            mend = (
-                "choose another port with --grpc-port, 0 for any"
-                if taken
-                else "give an address of this machine as --host"
-            )
-            raise InvalidInput(f"gRPC can't listen on {self._host}:{self._port}", found=found, mend=mend) from error
+            raise cannot_listen("gRPC", self._host, self._port, "--grpc-port", error) from error
         self._sweeper = asyncio.ensure_future(self._sweep())
         port: int = self._server.sockets[0].getsockname()[1]
         return port

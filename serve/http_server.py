@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import Callable
 
-from ..bundle.errors import InvalidInput
 from .http_connection import Connection
 from .http_limits import HttpLimits, ServerState
 from .http_messages import AtOnce, Handler, Request
+from .listening import cannot_listen
 
 
 def _nobody_is_told(status: int) -> None:
@@ -64,14 +63,7 @@ class HttpServer:
                 lambda: Connection(self._state), self._host, self._port, backlog=1024
             )
         except OSError as error:
-            found = errno.errorcode.get(error.errno or 0, type(error).__name__)
-            taken = error.errno in (errno.EADDRINUSE, errno.EACCES)
-            mend = (
-                "choose another port with --http-port, 0 for any"
-                if taken
-                else "give an address of this machine as --host"
-            )
-            raise InvalidInput(f"HTTP can't listen on {self._host}:{self._port}", found=found, mend=mend) from error
+            raise cannot_listen("HTTP", self._host, self._port, "--http-port", error) from error
         self._sweeper = asyncio.ensure_future(self._sweep())
         port: int = self._server.sockets[0].getsockname()[1]
         return port

@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from support.linear_engines import PackedLinearEngine, model
 from support.tiny_bundle import publish_tiny_bundle
 
 TWO = LayoutChoice(lanes=2, threads=1, wide=None, reason="")
-DISTURBED = 4
 ROWS = [Row(np.array([2, 4, 5, 3]), np.zeros(4, dtype=np.int64))]
 
 
@@ -52,19 +52,26 @@ def test_a_wide_engine_stays_only_where_lone_or_long_texts_gain_clearly(wide, pa
     assert found.seconds > 0
 
 
-class Disturbed(Paced):
-    """Slow in its first calls, as if others were at work on its cores."""
+class Clocked(TinyEngine):
+    """Its first calls take so many seconds of a clock that nothing else moves, later ones perhaps others."""
+
+    def __init__(self, clock, *seconds: float) -> None:
+        super().__init__()
+        self.clock, self.takes = clock, seconds
 
     def run(self, feed):
-        if len(self.batches) == DISTURBED:
-            self.lone = self.long = 0.001
+        self.clock[0] += self.takes[min(len(self.batches), len(self.takes) - 1)]
         return super().run(feed)
 
 
-def test_a_neighbour_at_the_start_does_not_decide_for_good(monkeypatch):
-    monkeypatch.setattr(lanes, "MEASURE_SECONDS", 1.0)  # of which two disturbed rounds take 1.28 s
-    found = compare_wide(Paced(0.08, 0.08), Disturbed(0.24, 0.24), ROWS, tiny_model(), TWO, threads=2)
-    assert found.wide == 2
+@pytest.mark.parametrize(("disturbed_calls", "wide"), [(4, 2), (8, None)])
+def test_a_neighbour_for_a_moment_does_not_decide_for_good(monkeypatch, disturbed_calls, wide):
+    clock = [0.0]
+    monkeypatch.setattr(lanes, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    disturbed = Clocked(clock, *[0.06] * disturbed_calls, 0.001)
+    found = compare_wide(Clocked(clock, 0.02), disturbed, ROWS, tiny_model(), TWO, threads=2)
+    assert found.wide == wide
+    assert lanes.MEASURE_SECONDS < found.seconds < 3 * lanes.MEASURE_SECONDS
 
 
 def test_measuring_is_bounded_however_slow_the_engine():
