@@ -1,29 +1,29 @@
-"""Checkpoint -> fp32 ONNX graph: which exporter, which names, which axes are free. Knows no runtime's engine files."""
+"""Checkpoint -> fp32 ONNX graphs, as checkpoints read texts and packed: the exporter whose graph is fused best.
+
+Knows no runtime's engine files.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import shutil
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bundle.errors import EngineFailed
 from ..bundle.specs import TensorSpec
+from ..runtime.text import Row
 from .architectures import ARCHITECTURES
 from .checkpoint import Checkpoint
+from .exporters import EXPORTERS, Exporter, Interface, check_interface, silence, torch_export
+from .packed import PackedModel, traced_rows
 from .passes.files import save_model
 from .passes.fuse import Fusion, fuse
 
 if TYPE_CHECKING:
     import torch
 
-TRACER_OPSET = 17
-TORCH_EXPORT_OPSET = 20
 OUTPUT = "logits"
 
 
@@ -33,7 +33,7 @@ class Graph:
 
     Attributes:
         file: the ONNX file; weights over 2 GB lie beside it as external data.
-        inputs: INT64 [-1, -1] each.
+        inputs: INT64 [-1, -1] each; of a packed graph as in ``PackedModel``.
         outputs: ``logits`` FP32 [-1, classes].
         layers: transformer layers.
         hidden_size: width of the residual stream.
@@ -60,13 +60,6 @@ class Graph:
     checkpoint: Checkpoint
 
 
-@dataclass(frozen=True)
-class _Exporter:
-    name: str
-    opset: int
-    export: Callable[[Any, tuple[str, ...], tuple[Any, ...], Path], None]
-
-
 def export_graph(module: torch.nn.Module, checkpoint: Checkpoint, folder: Path) -> Graph:
     """Export with the exporter whose graph ONNX Runtime can fuse wholly.
 
@@ -82,20 +75,29 @@ def export_graph(module: torch.nn.Module, checkpoint: Checkpoint, folder: Path) 
     Raises:
         EngineFailed: no exporter can export it, with what each said.
     """
-    graphs: list[Graph] = []
-    failures: list[str] = []
-    for exporter in EXPORTERS:
-        try:
-            graph = _export_with(exporter, module, checkpoint, folder)
-        except Exception as error:  # noqa: BLE001 - exporters raise whatever the model's own code trips over
-            failures.append(f"{exporter.name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
-            continue
-        graphs.append(graph)
-        if graph.fusion.whole:
-            break
-    if not graphs:
-        raise EngineFailed("the graph can't be exported", found=" | ".join(failures))
-    return max(graphs, key=lambda graph: graph.fusion.fused_nodes)  # the first of equals
+    interface = _interface(checkpoint)
+    return _best(_only_logits(module, checkpoint.inputs), module.config, interface, checkpoint, folder)
+
+
+def export_packed(packed: PackedModel, rows: Sequence[Row], checkpoint: Checkpoint, folder: Path) -> Graph:
+    """:func:`export_graph` for a packed classifier.
+
+    Args:
+        packed: made of a classifier with eager attention.
+        rows: real rows, at least one.
+        checkpoint: what it was made from.
+        folder: an existing folder for the files.
+
+    Raises:
+        EngineFailed: no exporter can export it, with what each said.
+    """
+    texts, tokens = {0: "texts"}, {1: "tokens"}
+    axes = {spec.name: tokens if len(spec.shape) == 2 else texts for spec in packed.inputs}
+    sample = packed.tensors(traced_rows(rows), checkpoint.model.pad_id)
+    # DeBERTa counts the distance of two tokens, not where they stand.
+    unread = frozenset({"position_ids"})
+    interface = Interface(packed.inputs, packed.outputs, {**axes, OUTPUT: texts}, sample, optional=unread)
+    return _best(packed.module, packed.module.base.config, interface, checkpoint, folder)
 
 
 def export_standard(module: torch.nn.Module, checkpoint: Checkpoint, file: Path) -> int:
@@ -117,34 +119,51 @@ def export_standard(module: torch.nn.Module, checkpoint: Checkpoint, file: Path)
 
     raw = file.with_name(f"{file.stem}-raw") / "model.onnx"
     raw.parent.mkdir()
+    interface = _interface(checkpoint)
     try:
         with silence():
-            _torch_export(_only_logits(module, checkpoint.inputs), checkpoint.inputs, _sample(checkpoint), raw)
+            torch_export(_only_logits(module, checkpoint.inputs), interface, raw)
         model = onnx.load(str(raw))
     except Exception as error:  # noqa: BLE001 - exporters raise whatever the model's own code trips over
         line = (str(error).splitlines() or [""])[0]
         raise EngineFailed("the graph can't be exported", found=f"{type(error).__name__}: {line}") from None
     finally:
         shutil.rmtree(raw.parent)
-    inputs, outputs = _specs(model)
-    _check_interface(inputs, outputs, model, checkpoint)
+    check_interface(model, interface)
     save_model(model, file)
     onnx.checker.check_model(str(file))
-    return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    return _opset(model)
 
 
-def _export_with(exporter: _Exporter, module: Any, checkpoint: Checkpoint, folder: Path) -> Graph:
+def _best(module: Any, config: Any, interface: Interface, checkpoint: Checkpoint, folder: Path) -> Graph:
+    graphs: list[Graph] = []
+    failures: list[str] = []
+    for exporter in EXPORTERS:
+        try:
+            graph = _export_with(exporter, module, config, interface, checkpoint, folder)
+        except Exception as error:  # noqa: BLE001 - exporters raise whatever the model's own code trips over
+            failures.append(f"{exporter.name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            continue
+        graphs.append(graph)
+        if graph.fusion.whole:
+            break
+    if not graphs:
+        raise EngineFailed("the graph can't be exported", found=" | ".join(failures))
+    return max(graphs, key=lambda graph: graph.fusion.fused_nodes)  # the first of equals
+
+
+def _export_with(
+    exporter: Exporter, module: Any, config: Any, interface: Interface, checkpoint: Checkpoint, folder: Path
+) -> Graph:
     import onnx
 
-    config = module.config
     raw = folder / exporter.name / "raw" / "model.onnx"
     raw.parent.mkdir(parents=True)
     with silence():
-        exporter.export(_only_logits(module, checkpoint.inputs), checkpoint.inputs, _sample(checkpoint), raw)
+        exporter.export(module, interface, raw)
     model = onnx.load(str(raw))
     shutil.rmtree(raw.parent)
-    inputs, outputs = _specs(model)
-    _check_interface(inputs, outputs, model, checkpoint)
+    inputs = check_interface(model, interface)
     file = folder / exporter.name / "model.onnx"
     save_model(model, file)
     onnx.checker.check_model(str(file))
@@ -155,17 +174,21 @@ def _export_with(exporter: _Exporter, module: Any, checkpoint: Checkpoint, folde
     return Graph(
         file=file,
         inputs=inputs,
-        outputs=outputs,
+        outputs=interface.outputs,
         layers=layers,
         hidden_size=hidden_size,
         heads=heads,
         model_type=config.model_type,
-        opset=next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")),
+        opset=_opset(model),
         exporter=f"{exporter.name}: {fusion}",
         fused=fused,
         fusion=fusion,
         checkpoint=checkpoint,
     )
+
+
+def _opset(model: Any) -> int:
+    return next(int(item.version) for item in model.opset_import if item.domain in ("", "ai.onnx"))
 
 
 def _only_logits(module: Any, names: tuple[str, ...]) -> Any:
@@ -185,8 +208,8 @@ def _only_logits(module: Any, names: tuple[str, ...]) -> Any:
     return Logits().eval()
 
 
-def _sample(checkpoint: Checkpoint) -> tuple[Any, ...]:
-    """Two rows, the second one padded: shapes for a trace, whose sizes mustn't matter."""
+def _interface(checkpoint: Checkpoint) -> Interface:
+    """Two rows, the second one padded; batch and length are free."""
     import torch
 
     length = max(2, min(8, checkpoint.model.max_length))
@@ -195,80 +218,9 @@ def _sample(checkpoint: Checkpoint) -> tuple[Any, ...]:
     values["attention_mask"][1, length // 2 :] = 0
     values["input_ids"] += 1
     values["input_ids"][1, length // 2 :] = checkpoint.model.pad_id
-    return tuple(values[name] for name in checkpoint.inputs)
-
-
-def _trace(module: Any, names: tuple[str, ...], sample: tuple[Any, ...], file: Path) -> None:
-    import torch
-
-    torch.onnx.export(
-        module,
-        sample,
-        str(file),
-        input_names=list(names),
-        output_names=[OUTPUT],
-        dynamic_axes={**{name: {0: "batch", 1: "length"} for name in names}, OUTPUT: {0: "batch"}},
-        opset_version=TRACER_OPSET,
-        dynamo=False,
+    return Interface(
+        tuple(TensorSpec(name, "INT64", (-1, -1)) for name in checkpoint.inputs),
+        (TensorSpec(OUTPUT, "FP32", (-1, len(checkpoint.model.labels))),),
+        {**{name: {0: "batch", 1: "length"} for name in checkpoint.inputs}, OUTPUT: {0: "batch"}},
+        tuple(values[name] for name in checkpoint.inputs),
     )
-
-
-def _torch_export(module: Any, names: tuple[str, ...], sample: tuple[Any, ...], file: Path) -> None:
-    import torch
-
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", min=2)}
-    torch.onnx.export(
-        module,
-        sample,
-        str(file),
-        input_names=list(names),
-        output_names=[OUTPUT],
-        dynamic_shapes=(tuple(axes for _ in names),),
-        opset_version=TORCH_EXPORT_OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-
-
-EXPORTERS = (_Exporter("tracer", TRACER_OPSET, _trace), _Exporter("torch.export", TORCH_EXPORT_OPSET, _torch_export))
-
-
-def _specs(model: Any) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    from onnx import TensorProto
-
-    words = {TensorProto.INT64: "INT64", TensorProto.FLOAT: "FP32"}
-
-    def spec(value: Any) -> TensorSpec:
-        tensor = value.type.tensor_type
-        shape = tuple(d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim)
-        return TensorSpec(value.name, words.get(tensor.elem_type, TensorProto.DataType.Name(tensor.elem_type)), shape)
-
-    return tuple(map(spec, model.graph.input)), tuple(map(spec, model.graph.output))
-
-
-def _check_interface(
-    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], model: Any, checkpoint: Checkpoint
-) -> None:
-    """The names, types and free axes that were asked for; one symbol for the batch in all of them."""
-    wanted = tuple(TensorSpec(name, "INT64", (-1, -1)) for name in checkpoint.inputs)
-    logits = (TensorSpec(OUTPUT, "FP32", (-1, len(checkpoint.model.labels))),)
-    if (inputs, outputs) != (wanted, logits):
-        raise EngineFailed("inputs and outputs of the exported graph", found=(inputs, outputs), wanted=(wanted, logits))
-    batch = {value.type.tensor_type.shape.dim[0].dim_param for value in (*model.graph.input, *model.graph.output)}
-    length = {value.type.tensor_type.shape.dim[1].dim_param for value in model.graph.input}
-    if len(batch) != 1 or len(length) != 1:
-        raise EngineFailed("axes of the exported graph", found=f"{batch}, {length}", wanted="one symbol each")
-
-
-@contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Exporters warn by the dozen about what the tests hold: sizes that a trace could have baked in."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)

@@ -50,13 +50,19 @@ class PackedModel:
     outputs: tuple[TensorSpec, ...]
     note: str = ""
 
+    def tensors(self, rows: Sequence[Row], pad_id: int) -> tuple[torch.Tensor, ...]:
+        """Rows packed into one, as the tensors of ``inputs`` in order."""
+        import torch
+
+        feed = lay_out(rows, Layout.PACKED, self.inputs, pad_id)
+        return tuple(torch.from_numpy(feed[spec.name]) for spec in self.inputs)
+
     def logits(self, rows: Sequence[Row], pad_id: int) -> Floats:
         """Logits [rows, classes] of rows that are packed into one."""
         import torch
 
-        feed = lay_out(rows, Layout.PACKED, self.inputs, pad_id)
         with torch.inference_mode():
-            answer = self.module(*(torch.from_numpy(feed[spec.name]) for spec in self.inputs))
+            answer = self.module(*self.tensors(rows, pad_id))
         return np.asarray(answer.numpy(), dtype=np.float32)
 
     def products(self, rows: Sequence[Row], pad_id: int, *, narrowest: int) -> int:
@@ -84,10 +90,9 @@ class PackedModel:
         # add to them in place.
         words = self.module.base.get_input_embeddings()
         handles.append(words.register_forward_hook(lambda layer, given, result: result.requires_grad_().clone()))
-        feed = lay_out(rows, Layout.PACKED, self.inputs, pad_id)
         try:
             with torch.enable_grad():
-                self.module(*(torch.from_numpy(feed[spec.name]) for spec in self.inputs))
+                self.module(*self.tensors(rows, pad_id))
         finally:
             for handle in handles:
                 handle.remove()
@@ -152,6 +157,11 @@ def checked_pack(model: Any, rows: Sequence[Row], pad_id: int, *, token_types: b
         )
     note = f"{len(sample)} texts in one row differ from each alone by at most {difference:.2g} in PyTorch"
     return PackedModel(packed.module, packed.inputs, packed.outputs, note)
+
+
+def traced_rows(rows: Sequence[Row]) -> list[Row]:
+    """What a packed module is traced with, of at least one real row: three, whose number and length mustn't matter."""
+    return (list(rows) * 3)[:3]
 
 
 def _alone(model: Any, row: Row, token_types: bool) -> Floats:

@@ -88,7 +88,8 @@ class TypedBuilder(Described, Protocol):
 
 _IN_ORDER: tuple[Builder, ...] = (
     OnnxFp32(),
-    OnnxInt8(),
+    OnnxInt8("onnx-int8", Layout.PADDED),
+    OnnxInt8("onnx-int8-packed", Layout.PACKED),
     OpenVINOBuilder("openvino-f32", "fp32", "f32"),
     OpenVINOBuilder("openvino-bf16", "bf16", "bf16"),
     PackedBuilder("openvino-f32-packed", "fp32", "f32"),
@@ -96,8 +97,8 @@ _IN_ORDER: tuple[Builder, ...] = (
     PackedBuilder("openvino-int8-packed", "int8", "f32", int8=True),
 )
 BUILDERS: Mapping[str, Builder] = {builder.id: builder for builder in _IN_ORDER}
-_STANDS_IN = {"openvino-f32-packed": "openvino-bf16-packed"}
-"""Engines that are built by default only where the other can't be: the same graph, never as fast as it."""
+_STANDS_IN = {"openvino-f32-packed": "openvino-bf16-packed", "onnx-int8-packed": "openvino-int8-packed"}
+"""Engines that are built by default only where the other can't be, which is the faster of the two."""
 
 
 _FOR_GPU: tuple[TypedBuilder, ...] = (*local_builders(), *onnx_gpu_builders())

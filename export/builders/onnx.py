@@ -1,19 +1,22 @@
-"""Engines for ONNX Runtime on the CPU: fp32 with fused operators, and int8 made from it."""
+"""Engines for ONNX Runtime on the CPU: fp32 with fused operators, and int8 made from them, padded and packed."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...bundle.errors import EngineFailed, NlpdeployError
+from ...bundle.errors import EngineFailed, EngineUnavailable, NlpdeployError, Unsupported
 from ...bundle.manifest import EngineEntry, Option
 from ...bundle.specs import EngineState, Layout
 from ...runtime.catalogue import RUNTIMES
 from ...runtime.cores import instruction_sets
 from ...runtime.text import Row
-from ..graph import Graph
+from ..checkpoint import load_torch
+from ..exporters import silence
+from ..graph import Graph, export_packed
+from ..packed import checked_pack
 from .files import engine_folder, size_bytes
 
 RUNTIME = "onnxruntime"
@@ -50,21 +53,33 @@ class OnnxFp32:
 
 @dataclass(frozen=True)
 class OnnxInt8:
-    """The fused graph with its matrix products in int8; see ``passes/int8.py``."""
+    """A fused graph with its matrix products in int8; see ``passes/int8.py``.
 
-    id: str = "onnx-int8"
+    Attributes:
+        id: the engine's id.
+        layout: of padded rows, or of all texts in one row; see ``export/packed.py``.
+    """
+
+    id: str
+    layout: Layout
     runtime: str = RUNTIME
     precision: str = "int8"
-    layout: Layout = Layout.PADDED
 
     def unavailable(self) -> str | None:
         """See ``Builder.unavailable``."""
         return _missing(self.id)
 
     def build(self, graph: Graph, bundle: Path, calibration: Sequence[Row]) -> EngineEntry:
-        """See ``Builder.build``; raises EngineFailed with the counts where the graph isn't fused wholly."""
+        """See ``Builder.build``.
+
+        Raises:
+            EngineFailed: with the counts where the graph isn't fused wholly.
+            EngineUnavailable: the architecture's answers depend on packing.
+        """
         from ..passes import int8
 
+        if self.layout is Layout.PACKED:
+            graph = _packed(graph, calibration)
         _require_whole(graph, self.id)
         file = engine_folder(bundle, self.id) / "model.onnx"
         flags = instruction_sets()
@@ -83,7 +98,24 @@ class OnnxInt8:
             "activations": "int8, dynamic, a scale for each token",
             "quantised": f"{products} matrix products; embeddings and head stay fp32",
         }
-        return _entry(self.id, self.precision, graph, bundle, file, options, {"isa": isa})
+        entry = _entry(self.id, self.precision, graph, bundle, file, options, {"isa": isa})
+        return replace(entry, layout=self.layout)
+
+
+def _packed(graph: Graph, rows: Sequence[Row]) -> Graph:
+    """The checkpoint's graph for packed rows, under the name of its exporter with what was found when it was packed."""
+    checkpoint = graph.checkpoint
+    try:
+        with silence():
+            packed = checked_pack(
+                load_torch(checkpoint), rows, checkpoint.model.pad_id, token_types="token_type_ids" in checkpoint.inputs
+            )
+    except Unsupported as error:
+        raise EngineUnavailable(error.line(), mend="padded engines answer these models") from None
+    folder = graph.file.parent.parent / "packed-onnx"
+    folder.mkdir()
+    made = export_packed(packed, rows, checkpoint, folder)
+    return replace(made, exporter=f"{made.exporter}; {packed.note}")
 
 
 def _missing(engine_id: str) -> str | None:

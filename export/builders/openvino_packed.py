@@ -11,12 +11,12 @@ from typing import Any
 from ...bundle.errors import EngineFailed, EngineUnavailable, Unsupported
 from ...bundle.manifest import EngineEntry, Option
 from ...bundle.specs import EngineState, Layout, TensorSpec
-from ...runtime.batching import lay_out
 from ...runtime.cores import instruction_sets
 from ...runtime.text import Row
 from ..checkpoint import Checkpoint, load_torch
-from ..graph import Graph, silence
-from ..packed import PackedModel, checked_pack
+from ..exporters import silence
+from ..graph import Graph
+from ..packed import checked_pack, traced_rows
 from .files import engine_folder, size_bytes
 from .int8_groups import widest_group
 from .openvino import RUNTIME, bf16_isa, unavailable_here
@@ -136,7 +136,8 @@ def _convert(checkpoint: Checkpoint, file: Path, rows: Sequence[Row]) -> _Conver
             packed = checked_pack(_load(checkpoint), rows, pad_id, token_types="token_type_ids" in checkpoint.inputs)
             narrowest = int(packed.module.base.config.hidden_size)
             products = packed.products(rows[:1], pad_id, narrowest=narrowest)
-            version = convert_module(packed.module, packed.inputs, packed.outputs, _sample(packed, rows, pad_id), file)
+            sample = packed.tensors(traced_rows(rows), pad_id)
+            version = convert_module(packed.module, packed.inputs, packed.outputs, sample, file)
     except Unsupported as error:
         raise EngineUnavailable(error.line(), mend="padded engines answer these models") from None
     except Exception as error:  # noqa: BLE001 - tracing runs the model's own code, the converter has kinds of its own
@@ -156,11 +157,3 @@ def _load(checkpoint: Checkpoint) -> Any:
         return load_torch(checkpoint, attention="sdpa")
     except Unsupported:
         return load_torch(checkpoint, attention="eager")
-
-
-def _sample(packed: PackedModel, rows: Sequence[Row], pad_id: int) -> tuple[Any, ...]:
-    """What the trace is run with: three texts, whose number and length mustn't matter."""
-    import torch
-
-    feed = lay_out((list(rows) * 3)[:3], Layout.PACKED, packed.inputs, pad_id)
-    return tuple(torch.from_numpy(feed[spec.name]) for spec in packed.inputs)

@@ -7,11 +7,15 @@ products run on the same int8 kernels:
     scale[t] = max |x[t]| / 127
     y[t, c]  = scale[t] * weight_scale[c] * sum over k of round(x[t, k] / scale[t]) * weight[k, c]
 
+What an activation function leaves has next to nothing below zero (Gelu at least -0.17), so that half of those steps
+would never be taken. There zero lies near the lower end of the 255 steps, and the steps are half as wide.
+
 Embeddings, the head and everything that is no matrix product stay fp32.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +30,48 @@ PRODUCTS_PER_LAYER = 4
 """Queries, keys and values together; attention's output; both of the feed-forward pair."""
 FULL_RANGE, REDUCED_RANGE = 127, 63
 """Largest quantised weight. Without VNNI, x86 adds two products in 16 bits, which 255 * 127 * 2 overflows."""
-_LEVELS = 127
-_ZERO = 128
-_CONSTANTS: dict[str, npt.NDArray[np.generic]] = {
-    "int8_per_level": np.array(1 / _LEVELS, np.float32),
-    "int8_tiny": np.array(1e-12, np.float32),  # a token of zeros has no scale
-    "int8_rounding": np.array(_ZERO + 0.5, np.float32),  # a cast to uint8 cuts off
-    "int8_zero": np.array(_ZERO, np.uint8),
-    "int8_one": np.array(1, np.float32),
-}
 
 
-def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, largest: int = FULL_RANGE) -> int:
+@dataclass(frozen=True)
+class _Steps:
+    """How a token's values become uint8: ``value / scale + zero``, rounded.
+
+    Attributes:
+        name: of its constants in the graph.
+        zero: the step that stands for 0.
+        above: steps between 0 and the token's largest value.
+        least: the smallest scale: a token of zeros needs one, and values below 0 must not fall below step 0.
+        signed: whether the largest value is looked for on both sides of 0.
+    """
+
+    name: str
+    zero: int
+    above: int
+    least: float
+    signed: bool = False
+
+    def constants(self) -> dict[str, npt.NDArray[np.generic]]:
+        """By the names that :func:`_quantised` refers to."""
+        return {
+            f"{self.name}_per_step": np.array(1 / self.above, np.float32),
+            f"{self.name}_least": np.array(self.least, np.float32),
+            f"{self.name}_rounding": np.array(self.zero + 0.5, np.float32),  # a cast to uint8 cuts off
+            f"{self.name}_zero": np.array(self.zero, np.uint8),
+        }
+
+
+_TINY = 1e-12
+_GELU_LEAST = -0.1701
+"""Of x * Phi(x), -0.16997 at x = -0.7518, and of its approximation by tanh, -0.17004."""
+_GELU_ZERO = 32
+_SIGNED = _Steps("int8_signed", 128, 127, _TINY, signed=True)
+_GELU = _Steps("int8_gelu", _GELU_ZERO, 255 - _GELU_ZERO, -_GELU_LEAST / _GELU_ZERO)
+_RELU = _Steps("int8_relu", 0, 255, _TINY)
+_STEPS_AFTER = {"Gelu": _GELU, "BiasGelu": _GELU, "FastGelu": _GELU, "Relu": _RELU}
+_ONE = {"int8_one": np.array(1, np.float32)}
+
+
+def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, largest: int) -> int:
     """Quantise a fused graph.
 
     Args:
@@ -58,24 +92,29 @@ def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, larges
     model = split_attention(onnx.load(str(fused)), hidden_size)
     graph = model.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    quantised: set[str] = set()  # layers may share a weight, as ALBERT's do
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    quantised: set[str] = set()  # layers may share a weight, as ALBERT's do, and products their states
     nodes: list[Any] = []
     products = 0
     for node in graph.node:
-        if node.op_type == "MatMul" and node.input[1] in weights:
-            weight = weights[node.input[1]]
-            if weight.name not in quantised:
-                quantised.add(weight.name)
-                _add_quantised(weight, graph, largest)
-            nodes += _product(node, weight.name)
-            products += 1
-        else:
+        if node.op_type != "MatMul" or node.input[1] not in weights:
             nodes.append(node)
+            continue
+        states, weight = node.input
+        steps = _STEPS_AFTER.get(made_by.get(states, ""), _SIGNED)
+        if weight not in quantised:
+            _add_quantised(weights[weight], graph, largest)
+        if states not in quantised:
+            nodes += _quantised(states, steps)
+        quantised |= {weight, states}
+        nodes += _product(node, steps)
+        products += 1
     if products < PRODUCTS_PER_LAYER * layers:
         raise EngineFailed("matrix products for int8", found=products, wanted=f"{PRODUCTS_PER_LAYER * layers} or more")
-    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in _CONSTANTS.items())
     del graph.node[:]
     graph.node.extend(nodes)
+    constants = {**_ONE, **_SIGNED.constants(), **_GELU.constants(), **_RELU.constants()}
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
     used = {name for node in nodes for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.initializer[:]
@@ -92,24 +131,35 @@ def _add_quantised(weight: Any, graph: Any, largest: int) -> None:
     graph.initializer.append(numpy_helper.from_array(scales, f"{weight.name}_scale"))
 
 
-def _product(node: Any, weight: str) -> list[Any]:
-    """The nodes that take the place of one MatMul."""
+def _quantised(states: str, steps: _Steps) -> list[Any]:
+    """The nodes that make ``<states>_int8`` and ``<states>_scale`` of what goes into products."""
     from onnx import TensorProto, helper
 
-    states, result = node.input[0], node.output[0]
-    step = [f"{result}_{word}" for word in ("abs", "max", "raw", "scale", "levels", "shifted", "int8", "product")]
-    size, peak, raw, scale, levels, shifted, whole, product = step
-    operands = [whole, f"{weight}_int8", "int8_one", f"{weight}_scale", "int8_zero"]
+    size, peak, raw, scale, levels, shifted, whole = (
+        f"{states}_{word}" for word in ("abs", "max", "raw", "scale", "levels", "shifted", "int8")
+    )
+    own = steps.name
     return [
-        helper.make_node("Abs", [states], [size]),
-        helper.make_node("ReduceMax", [size], [peak], axes=[-1], keepdims=1),
-        helper.make_node("Mul", [peak, "int8_per_level"], [raw]),
-        helper.make_node("Add", [raw, "int8_tiny"], [scale]),
+        *([helper.make_node("Abs", [states], [size])] if steps.signed else []),
+        helper.make_node("ReduceMax", [size if steps.signed else states], [peak], axes=[-1], keepdims=1),
+        helper.make_node("Mul", [peak, f"{own}_per_step"], [raw]),
+        helper.make_node("Max", [raw, f"{own}_least"], [scale]),
         helper.make_node("Div", [states, scale], [levels]),
-        helper.make_node("Add", [levels, "int8_rounding"], [shifted]),
+        helper.make_node("Add", [levels, f"{own}_rounding"], [shifted]),
         helper.make_node("Cast", [shifted], [whole], to=TensorProto.UINT8),
+    ]
+
+
+def _product(node: Any, steps: _Steps) -> list[Any]:
+    """The nodes that take the place of one MatMul."""
+    from onnx import helper
+
+    (states, weight), result = node.input, node.output[0]
+    product = f"{result}_product"
+    operands = [f"{states}_int8", f"{weight}_int8", "int8_one", f"{weight}_scale", f"{steps.name}_zero"]
+    return [
         helper.make_node("MatMulIntegerToFloat", operands, [product], f"{node.name}_int8", domain=DOMAIN),
-        helper.make_node("Mul", [product, scale], [result]),
+        helper.make_node("Mul", [product, f"{states}_scale"], [result]),
     ]
 
 

@@ -15,6 +15,7 @@ from nlpdeploy.export.passes.int8 import FULL_RANGE, REDUCED_RANGE, quantise, qu
 from support.checkpoints import random_classifier
 
 SIZES = {"layers": 2, "hidden_size": 64, "heads": 2}
+INT8 = {"hidden_size": 64, "largest": REDUCED_RANGE}  # exact on every CPU
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_splitting_attention_changes_no_answer(graph, tmp_path):
 @pytest.fixture(scope="module")
 def int8(graph, tmp_path_factory):
     file = tmp_path_factory.mktemp("int8") / "model.onnx"
-    assert quantise(graph.fused, file, layers=2, hidden_size=64) == 8
+    assert quantise(graph.fused, file, layers=2, **INT8) == 8
     return file
 
 
@@ -83,7 +84,35 @@ def test_int8_holds_every_matrix_product_of_the_layers(graph, int8):
 def test_int8_answers_near_fp32(graph, int8):
     want = answers(graph.fused, ids(16, 20))
     got = answers(int8, ids(16, 20))
-    assert 0 < np.abs(got - want).max() < 0.1 * np.abs(want).max()
+    errors, size = np.abs(got - want), np.abs(want).max()
+    assert 0 < errors.max() < 0.15 * size
+    assert errors.mean() < 0.03 * size
+
+
+@pytest.mark.parametrize(("activation", "smallest_step"), [("Gelu", 0.1701 / 32), ("Relu", 0.0), (None, 0.0)])
+def test_a_products_states_are_off_by_half_a_step_at_most(activation, smallest_step, tmp_path):
+    """The product is with the unit matrix, whose int8 weights are exact: what comes out are the states."""
+    names = ["x", *(["states"] if activation else []), "y"]
+    domain = "com.microsoft" if activation == "Gelu" else ""
+    nodes = [onnx.helper.make_node(activation, ["x"], ["states"], domain=domain)] if activation else []
+    nodes.append(onnx.helper.make_node("MatMul", [names[-2], "unit"], ["y"], "product"))
+    unit = onnx.numpy_helper.from_array(np.eye(64, dtype=np.float32), "unit")
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, None, 64]) for name in ("x", "y")]
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("com.microsoft", 1)]
+    graph = onnx.helper.make_graph(nodes, "one product", values[:1], values[1:], [unit])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), str(tmp_path / "fp32.onnx"))
+    assert quantise(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", layers=0, **INT8) == 1
+    x = np.random.default_rng(1).normal(size=(1, 40, 64)).astype(np.float32) * np.geomspace(0.01, 100, 40)[:, None]
+    x[0, :2] = [[0.0], [-0.7518]]  # a token of zeros, and one where Gelu is at its lowest
+    feed = {"x": x.astype(np.float32)}
+    want, got = (
+        ort.InferenceSession(str(tmp_path / file), providers=["CPUExecutionProvider"]).run(None, feed)[0]
+        for file in ("fp32.onnx", "int8.onnx")
+    )
+    steps = {"Gelu": 255 - 32, "Relu": 255, None: 127}[activation]
+    step = np.maximum(np.abs(want).max(axis=-1, keepdims=True) / steps, smallest_step)
+    assert (np.abs(got - want) <= 0.501 * step + 1e-6).all()
+    assert np.abs(got - want).max() > 0
 
 
 def test_int8_gives_a_row_the_same_answer_in_any_company(int8):
@@ -96,7 +125,7 @@ def test_int8_gives_a_row_the_same_answer_in_any_company(int8):
 
 def test_int8_refuses_a_graph_with_too_few_products(graph, tmp_path):
     with pytest.raises(EngineFailed, match="found 8; wanted 12 or more"):
-        quantise(graph.fused, tmp_path / "model.onnx", layers=3, hidden_size=64)
+        quantise(graph.fused, tmp_path / "model.onnx", layers=3, **INT8)
 
 
 @pytest.mark.parametrize("largest", [FULL_RANGE, REDUCED_RANGE])
@@ -121,6 +150,6 @@ def test_weights_over_the_limit_lie_beside_the_graph_and_load_from_any_folder(gr
     assert (moved / "fused.onnx.data").is_file()
     want = answers(graph.file, ids(2, 6))
     np.testing.assert_array_equal(answers(moved / "model.onnx", ids(2, 6)), want)
-    quantise(moved / "fused.onnx", moved / "int8.onnx", layers=2, hidden_size=64)
+    quantise(moved / "fused.onnx", moved / "int8.onnx", layers=2, **INT8)
     assert (moved / "int8.onnx.data").is_file()
-    np.testing.assert_allclose(answers(moved / "int8.onnx", ids(2, 6)), want, atol=0.1 * np.abs(want).max())
+    np.testing.assert_allclose(answers(moved / "int8.onnx", ids(2, 6)), want, atol=0.15 * np.abs(want).max())
