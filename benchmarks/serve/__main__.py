@@ -20,7 +20,7 @@ from ..results import machine, write_result
 from ..subject import Subject, add_subject_options, open_subject
 from . import parts
 from .bench import Bench, Options
-from .contenders import PEER_ENGINES, PEERS, Contender, set_up
+from .contenders import ONNX, OPENVINO, PEERS, Contender, best_engine, set_up
 from .environments import clean_up
 from .lengths import text_of
 from .loader import loading
@@ -89,7 +89,7 @@ def _run(
         bench = Bench(amounts, loader, texts, labels, say)
         if unknown:
             bench.out["labels as fp32"] = f"not known: {unknown}"
-        ready = set_up(bench, peers, make=not options.quick)
+        ready = set_up(bench, peers, model, make=not options.quick)
         wide, wide_texts = _wide(bench, subject, model, wanted, make=not options.quick)
         if options.prepare:
             return _say_prepared(bench)
@@ -104,8 +104,7 @@ def _run(
             print_all(bench, judged, usable_cores())
             plain = _plain(bench, judged, complete, [peer for peer in ready if peer.package], model, wide)
             write_result("serve", subject, before, plain)
-        asked = [way for way in expected_ways() if any(way in peer.ways for peer in peers) or not _is_peer(way)]
-        missing = complaints(bench, asked)
+        missing = complaints(bench, expected_ways(peers, model))
         for line in missing:
             print(f"incomplete: {line}", file=sys.stderr)
         return 1 if missing else 0
@@ -181,10 +180,6 @@ def _peers(text: str | None) -> list[Contender]:
     return [known[key] for key in found]
 
 
-def _is_peer(way: str) -> bool:
-    return any(way in peer.ways for peer in PEERS)
-
-
 def _wide(
     bench: Bench, subject: Subject, model: Served, wanted: Sequence[str], *, make: bool
 ) -> tuple[Served | None, list[str]]:
@@ -201,7 +196,8 @@ def _wide(
         for i in range(WIDE_TEXTS)
     ]
     try:
-        engines = sorted({model.engine, *PEER_ENGINES} & set(subject.ready))
+        theirs = {best_engine(engines, [model]) for engines in (OPENVINO, ONNX)}
+        engines = sorted({model.engine, *theirs} & set(subject.ready))
         wide = wide_model(model.checkpoint, texts, engines, make=make)
     except NotRun as error:
         bench.out[NAME] = f"not run: {error}"

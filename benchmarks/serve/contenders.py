@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,13 +14,20 @@ from .environments import LITSERVE, PYTRITON, TORCHSERVE, NotInstalled, Package,
 from .plans import NotRun, Served
 from .servers import Plan, Server, StartFailed, started
 
-Start = Callable[[Sequence[Served]], Plan]
+Start = Callable[..., Plan]
+"""From models, and the engine's id where one is chosen, to what to start."""
 
-PYTRITON_BF16, PYTRITON_INT8 = "PyTriton, openvino-bf16", "PyTriton, onnx-int8"
-PEER_ENGINES = ("openvino-bf16", "onnx-int8")
-"""The best files for peers: of the runtimes that they serve with, the fastest engines that read padded rows."""
+OPENVINO, ONNX = ("openvino-bf16", "openvino-f32"), ("onnx-int8",)
+"""The best files for peers, by runtime: engines that read padded rows, the fastest first. Not every CPU has bf16."""
 
-LITSERVE_BF16, TORCHSERVE_EAGER = "LitServe, openvino-bf16", "TorchServe, eager"
+
+TORCHSERVE_EAGER = "TorchServe, eager"
+
+
+def best_engine(engines: Sequence[str], models: Sequence[Served]) -> str:
+    """The first that is ready in all of the models; where none is, the last: starting it then says what is missing."""
+    ready = (engine for engine in engines if all(model.has_ready(engine) for model in models))
+    return next(ready, engines[-1])
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,11 @@ class Contender:
 
     Attributes:
         key: its name on the command line.
-        ways: names of its rows.
+        ways: names of its rows; ``{engine}`` in them is what :meth:`on` chooses.
         start: what to start for some models.
         package: what has to be installed; None for ours.
         usual: takes part unless others are named.
+        engines: ids that it can serve, the best first; empty where there is no choice, or no more.
     """
 
     key: str
@@ -40,6 +48,18 @@ class Contender:
     start: Start
     package: Package | None = None
     usual: bool = True
+    engines: tuple[str, ...] = ()
+
+    def on(self, models: Sequence[Served]) -> Contender:
+        """The same on the :func:`best_engine` for these models, its rows named after it."""
+        if not self.engines:
+            return self
+        engine = best_engine(self.engines, models)
+        return replace(self, ways=self.ways_on(engine), start=partial(self.start, engine_id=engine), engines=())
+
+    def ways_on(self, engine: str) -> tuple[str, ...]:
+        """Names of its rows on this engine."""
+        return tuple(way.format(engine=engine) for way in self.ways)
 
 
 STARTS = 3
@@ -47,49 +67,35 @@ STARTS = 3
 
 OURS = Contender("ours", (plans.OURS_PREDICT, plans.OURS_OIP, plans.OURS_GRPC), plans.ours)
 NULL = Contender("null", (plans.NULL_PREDICT, plans.NULL_GRPC), lambda models: plans.null(models[0]))
-PEERS = (
-    Contender(
-        "pytriton-openvino",
-        (f"{PYTRITON_BF16}, gRPC", f"{PYTRITON_BF16}, HTTP"),
-        partial(plans.pytriton, engine_id="openvino-bf16"),
-        PYTRITON,
-    ),
-    Contender(
-        "pytriton-onnx",
-        (f"{PYTRITON_INT8}, gRPC", f"{PYTRITON_INT8}, HTTP"),
-        partial(plans.pytriton, engine_id="onnx-int8"),
-        PYTRITON,
-    ),
-    Contender("litserve", (LITSERVE_BF16,), partial(plans.litserve, engine_id="openvino-bf16"), LITSERVE),
-    Contender("torchserve", (TORCHSERVE_EAGER,), plans.torchserve, TORCHSERVE),
-    # The same with as many instances as cores and one thread each: to see which settings are the better ones here.
-    *(
-        Contender(
-            f"{key}-split",
-            (f"PyTriton, {engine}, split, gRPC", f"PyTriton, {engine}, split, HTTP"),
-            partial(plans.pytriton, engine_id=engine, split=True),
-            PYTRITON,
-            usual=False,
-        )
-        for key, engine in (("pytriton-openvino", "openvino-bf16"), ("pytriton-onnx", "onnx-int8"))
-    ),
-    Contender(
-        "litserve-split",
-        ("LitServe, openvino-bf16, split",),
-        partial(plans.litserve, engine_id="openvino-bf16", split=True),
-        LITSERVE,
-        usual=False,
-    ),
+_PYTRITON = ("PyTriton, {engine}, gRPC", "PyTriton, {engine}, HTTP")
+_ONE = (
+    Contender("pytriton-openvino", _PYTRITON, plans.pytriton, PYTRITON, engines=OPENVINO),
+    Contender("pytriton-onnx", _PYTRITON, plans.pytriton, PYTRITON, engines=ONNX),
+    Contender("litserve", ("LitServe, {engine}",), plans.litserve, LITSERVE, engines=OPENVINO),
 )
-PEER_WAYS = tuple(way for peer in PEERS for way in peer.ways)
+# The same with as many instances as cores and one thread each: to see which settings are the better ones here.
+_SPLIT = tuple(
+    replace(
+        peer,
+        key=f"{peer.key}-split",
+        ways=tuple(way.replace("{engine}", "{engine}, split") for way in peer.ways),
+        start=partial(peer.start, split=True),
+        usual=False,
+    )
+    for peer in _ONE
+)
+PEERS = (*_ONE, Contender("torchserve", (TORCHSERVE_EAGER,), plans.torchserve, TORCHSERVE), *_SPLIT)
+PEER_WAYS = tuple(way for peer in PEERS for engine in peer.engines or ("",) for way in peer.ways_on(engine))
+"""All names that rows of peers can have."""
 
 
-def set_up(bench: Bench, peers: Sequence[Contender], *, make: bool) -> list[Contender]:
+def set_up(bench: Bench, peers: Sequence[Contender], model: Served, *, make: bool) -> list[Contender]:
     """Install what the peers need; those that are ready, the others noted with the reason.
 
     Args:
         bench: where reasons are noted.
         peers: who is wanted.
+        model: the first that they serve, which names their rows.
         make: install what isn't there; otherwise that is a reason.
     """
     ready = []
@@ -101,7 +107,7 @@ def set_up(bench: Bench, peers: Sequence[Contender], *, make: bool) -> list[Cont
                 install(peer.package)
             ready.append(peer)
         except NotInstalled as error:
-            _not_run(bench, peer.ways, str(error))
+            _not_run(bench, peer.on([model]).ways, str(error))
     return ready
 
 
@@ -114,7 +120,7 @@ def bring_up(
 ) -> list[Server]:
     """Start them one after the other; those that don't come up are noted with the reason."""
     servers = []
-    for contender in contenders:
+    for contender in (each.on(models) for each in contenders):
         try:
             server = _start(bench, stack, contender, models, logs)
         except (NotRun, NotInstalled, StartFailed) as error:

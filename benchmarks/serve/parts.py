@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from . import plans
 from .bare_process import BareProcess, bare_process
 from .bench import Bench, Row, bare_row
-from .contenders import NULL, OURS, PEERS, Contender, bring_up
+from .contenders import NULL, OURS, Contender, bring_up
 from .lengths import mixed_lengths, text_of
 from .loader import LoadFailed
 from .plans import BARE, Served
@@ -56,7 +56,7 @@ def main_part(bench: Bench, model: Served, peers: Sequence[Contender], parts: Se
         if "several" in parts:
             _several(bench, real)
         if "rates" in parts:
-            _rates(bench, [row for row in rows if row.server in real])
+            _rates(bench, real, [row for row in rows if row.server in real])
         _starts(bench, model, logs)
         if "metrics" in parts:
             _metrics(bench, model, [row for row in rows if row.way == plans.OURS_PREDICT], logs)
@@ -217,14 +217,15 @@ def _several(bench: Bench, servers: Sequence[Server]) -> None:
         bench.closed(MANY, rows, 4, each=SEVERAL)
 
 
-def _rates(bench: Bench, rows: Sequence[Row]) -> None:
+def _rates(bench: Bench, servers: Sequence[Server], rows: Sequence[Row]) -> None:
     """Each server that has several transports of one kind is searched on the faster one; ours on all."""
     most = closed_name(max(bench.options.clients, key=lambda clients: min(clients, 16)))
     ways = {row.way for row in bench.well(rows)}
     chosen = [way for way in OURS.ways if way in ways]
-    for peer in PEERS:
-        best = bench.book.best(most, "rate", [way for way in peer.ways if way in ways], most=True)
-        chosen += [best] if best else []
+    for server in servers:
+        if server.name != plans.OURS:
+            best = bench.book.best(most, "rate", [way.name for way in server.ways if way.name in ways], most=True)
+            chosen += [best] if best else []
     starts = {way: 0.6 * (bench.book.median(most, "rate", way) or 100.0) for way in chosen}
     bench.say(f"{RATES}: Poisson arrivals, p99 within 45 ms, trials of {bench.options.trial_seconds:g} s")
     bench.highest_rates(RATES, rows, starts)

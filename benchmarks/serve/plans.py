@@ -63,6 +63,10 @@ class Served:
             "engine": engine,
         }
 
+    def has_ready(self, engine_id: str) -> bool:
+        """Whether the bundle has the engine, and it passed where it was exported."""
+        return any(entry.id == engine_id and entry.state is EngineState.READY for entry in self.manifest.engines)
+
     def engine_settings(self, engine_id: str) -> dict[str, Any]:
         """An engine of the bundle for a peer.
 

@@ -9,8 +9,8 @@ from ..results import print_table
 from . import parts, plans
 from .bench import LIMIT, Bench
 from .book import Book
-from .contenders import NULL, OURS, PEER_WAYS, TORCHSERVE_EAGER
-from .plans import BARE
+from .contenders import NULL, OURS, PEER_WAYS, TORCHSERVE_EAGER, Contender
+from .plans import BARE, Served
 from .wanted import Outcome, Wanted, judge_all
 
 ROWS = (*OURS.ways, *PEER_WAYS, BARE, *NULL.ways)
@@ -82,9 +82,9 @@ def complaints(bench: Bench, expected: Sequence[str]) -> list[str]:
     return found + [f"{way}: not measured" for way in silent]
 
 
-def expected_ways() -> list[str]:
-    """All rows of the first table."""
-    return list(ROWS)
+def expected_ways(peers: Sequence[Contender], model: Served) -> list[str]:
+    """All rows of the first table where these peers take part."""
+    return [*OURS.ways, *(way for peer in peers for way in peer.on([model]).ways), BARE, *NULL.ways]
 
 
 def _print_main(bench: Bench, clients: Sequence[int], cores: int) -> None:

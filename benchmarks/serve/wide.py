@@ -16,7 +16,6 @@ from pathlib import Path
 
 from nlpdeploy.bundle.digest import verified_manifest
 from nlpdeploy.bundle.errors import NlpdeployError
-from nlpdeploy.bundle.specs import EngineState
 from nlpdeploy.bundle.store import Store
 
 from ..subject import HERE, WORK
@@ -70,8 +69,7 @@ def with_engine(model: Served, engine: str | None) -> Served:
     """The same model on another engine, where it has that one ready."""
     import dataclasses
 
-    ready = {entry.id for entry in model.manifest.engines if entry.state is EngineState.READY}
-    return dataclasses.replace(model, engine=engine) if engine in ready else model
+    return dataclasses.replace(model, engine=engine) if engine and model.has_ready(engine) else model
 
 
 def _run(command: Sequence[str]) -> None:
