@@ -25,16 +25,19 @@ class BareProcess:
     Attributes:
         tree: its process.
         start_seconds: from the start of the process to the engine's being ready.
+        setups: by clients, how the engine was run, in words.
     """
 
     def __init__(self, child: subprocess.Popen[str], start_seconds: float) -> None:
         self._child = child
         self.tree = ProcessTree(child.pid)
         self.start_seconds = start_seconds
+        self.setups: dict[int, str] = {}
 
     def closed(self, clients: int, seconds: float) -> dict[str, Any]:
         """See :meth:`.bare.Bare.closed`."""
         result: dict[str, Any] = self._order({"kind": "closed", "clients": clients, "seconds": seconds})
+        self.setups[clients] = result["setup"]
         return result
 
     def right(self) -> int:

@@ -177,12 +177,8 @@ class Bench:
     def _slice(self, row: Row, clients: int, each: int, seconds: float) -> dict[str, float | None] | None:
         """What one slice measured; None where nothing was answered within it."""
         if row.bare is not None:
-            before = row.bare.tree.cpu_seconds()
             result = row.bare.closed(clients, seconds)
-            cpu = row.bare.tree.cpu_seconds() - before
-            if not result["latencies"]:
-                return None
-            return _measures(result["latencies"], result["answers"] / seconds, cpu / result["answers"])
+            return _measures(result["latencies"], result["rate"], result["cpu_seconds"] / result["answers"])
         assert row.server is not None
         assert row.target is not None
         with row.server.awake():

@@ -169,7 +169,7 @@ def _facts(bench: Bench, servers: Sequence[Server], bare: BareProcess | None) ->
             bench.facts[way.name] = facts
             bench.book.add("process", way.name, pss_mb=facts["pss_mb"], ready_s=server.start_seconds)
     if bare is not None:
-        bench.facts[BARE] = _facts_of(bare.tree, bare.start_seconds)
+        bench.facts[BARE] = {**_facts_of(bare.tree, bare.start_seconds), "setups": bare.setups}
         bench.book.add("process", BARE, pss_mb=bench.facts[BARE]["pss_mb"], ready_s=bare.start_seconds)
 
 

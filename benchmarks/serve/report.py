@@ -110,6 +110,8 @@ def _print_main(bench: Bench, clients: Sequence[int], cores: int) -> None:
     )
     for way, why in bench.out.items():
         print(f"{way}: {why}")
+    for n, how in bench.facts.get(BARE, {}).get("setups", {}).items():
+        print(f"{BARE}, {n} client{'s' if n > 1 else ''}: {how}")
     restless = {way: facts for way, facts in bench.facts.items() if facts.get("idle_share", 0.0) > 0.02}
     for way, facts in restless.items():
         print(f"{way}: takes {facts['idle_share']:.0%} of a core while idle; paused while others are measured")
