@@ -12,7 +12,8 @@ from nlpdeploy.bundle.manifest import EngineEntry
 from nlpdeploy.runtime.engine import Feed, Outputs
 from nlpdeploy.runtime.predictor import TOKENIZER_FILE, Predictor, load
 from nlpdeploy.runtime.text import TextEncoder
-from nlpdeploy.serve.app import Settings, run
+from nlpdeploy.serve.app import run
+from nlpdeploy.serve.settings import Settings
 
 
 class NullEngine:
