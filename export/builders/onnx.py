@@ -22,8 +22,9 @@ from .files import engine_folder, size_bytes
 RUNTIME = "onnxruntime"
 INT8_CLASSES = ("avx512_vnni", "avx_vnni", "avx512f", "avx2", "i8mm", "asimd")
 """Instruction sets that choose ONNX Runtime's int8 kernels, the best first."""
-EXACT_CLASSES = ("avx512_vnni", "avx_vnni", "i8mm", "asimd")
-"""Those whose products of uint8 and int8 can't overflow."""
+WIDE_CLASSES = ("avx512_vnni", "avx_vnni", "i8mm", "asimd")
+"""Those that add products of uint8 and int8 in 32 bits."""
+NARROW = ", two neighbours between -128 and 128 together, whose products this CPU adds in 16 bits"
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,17 @@ class OnnxInt8:
         file = engine_folder(bundle, self.id) / "model.onnx"
         flags = instruction_sets()
         isa = next((name for name in INT8_CLASSES if name in flags), "any")
-        largest = int8.FULL_RANGE if isa in EXACT_CLASSES else int8.REDUCED_RANGE
+        narrow = isa not in WIDE_CLASSES
         try:
             products = int8.quantise(
-                graph.fused, file, layers=graph.layers, hidden_size=graph.hidden_size, largest=largest
+                graph.fused, file, layers=graph.layers, hidden_size=graph.hidden_size, narrow_sums=narrow
             )
         except NlpdeployError:
             raise
         except Exception as error:  # noqa: BLE001 - protobuf, numpy and onnx raise kinds of their own
             raise EngineFailed(f"engine {self.id} can't be built", found=f"{type(error).__name__}: {error}") from None
         options: dict[str, Option] = {
-            "weights": f"int8 up to {largest}, symmetric, a scale for each output channel",
+            "weights": "int8, symmetric, a scale for each output channel" + (NARROW if narrow else ""),
             "activations": "int8, dynamic, a scale for each token",
             "quantised": f"{products} matrix products; embeddings and head stay fp32",
         }

@@ -10,6 +10,11 @@ products run on the same int8 kernels:
 What an activation function leaves has next to nothing below zero (Gelu at least -0.17), so that half of those steps
 would never be taken. There zero lies near the lower end of the 255 steps, and the steps are half as wide.
 
+Without VNNI, x86 adds the products of two neighbouring weights in 16 bits (``vpmaddubsw``), which 255 * 127 * 2
+overflows. Where that is so, a channel's scale is as wide as it takes for any two that are added to come to 128 at most,
+since 255 * 128 fits.
+Halving the range of every weight is the usual remedy, and costs more: large weights seldom stand side by side.
+
 Embeddings, the head and everything that is no matrix product stay fp32.
 """
 
@@ -28,8 +33,7 @@ from .files import save_model
 
 PRODUCTS_PER_LAYER = 4
 """Queries, keys and values together; attention's output; both of the feed-forward pair."""
-FULL_RANGE, REDUCED_RANGE = 127, 63
-"""Largest quantised weight. Without VNNI, x86 adds two products in 16 bits, which 255 * 127 * 2 overflows."""
+_LARGEST = 127
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ _STEPS_AFTER = {"Gelu": _GELU, "BiasGelu": _GELU, "FastGelu": _GELU, "Relu": _RE
 _ONE = {"int8_one": np.array(1, np.float32)}
 
 
-def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, largest: int) -> int:
+def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, narrow_sums: bool) -> int:
     """Quantise a fused graph.
 
     Args:
@@ -79,7 +83,7 @@ def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, larges
         target: where the int8 graph goes.
         layers: transformer layers.
         hidden_size: width of the residual stream.
-        largest: largest quantised weight, ``FULL_RANGE`` or ``REDUCED_RANGE``.
+        narrow_sums: whether the kernels that will run it add two products in 16 bits.
 
     Returns:
         How many matrix products are quantised.
@@ -103,7 +107,7 @@ def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, larges
         states, weight = node.input
         steps = _STEPS_AFTER.get(made_by.get(states, ""), _SIGNED)
         if weight not in quantised:
-            _add_quantised(weights[weight], graph, largest)
+            _add_quantised(weights[weight], graph, narrow_sums)
         if states not in quantised:
             nodes += _quantised(states, steps)
         quantised |= {weight, states}
@@ -123,10 +127,10 @@ def quantise(fused: Path, target: Path, *, layers: int, hidden_size: int, larges
     return products
 
 
-def _add_quantised(weight: Any, graph: Any, largest: int) -> None:
+def _add_quantised(weight: Any, graph: Any, narrow_sums: bool) -> None:
     from onnx import numpy_helper
 
-    values, scales = quantise_channels(numpy_helper.to_array(weight), largest)
+    values, scales = quantise_channels(numpy_helper.to_array(weight), narrow_sums=narrow_sums)
     graph.initializer.append(numpy_helper.from_array(values, f"{weight.name}_int8"))
     graph.initializer.append(numpy_helper.from_array(scales, f"{weight.name}_scale"))
 
@@ -164,16 +168,22 @@ def _product(node: Any, steps: _Steps) -> list[Any]:
 
 
 def quantise_channels(
-    matrix: npt.NDArray[np.float32], largest: int
+    matrix: npt.NDArray[np.float32], *, narrow_sums: bool
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]]:
     """Symmetric int8 with a scale for each output channel.
 
     Args:
         matrix: float32 [inner, channels].
-        largest: largest quantised value.
+        narrow_sums: keep the sum of weights 2 k and 2 k + 1 of a channel between -128 and 128.
 
     Returns:
         int8 [inner, channels] and float32 [channels]; a weight is their product.
     """
-    scales = np.maximum(np.abs(matrix).max(axis=0) / largest, np.finfo(np.float32).tiny).astype(np.float32)
+    peaks = np.abs(matrix).max(axis=0)
+    if narrow_sums:
+        even = np.pad(matrix, ((0, len(matrix) % 2), (0, 0)))
+        above, below = np.maximum(even, 0), np.maximum(-even, 0)
+        # Rounding can add a half to each of two weights: 127 becomes 128 at most.
+        peaks = np.maximum.reduce([peaks, *((side[::2] + side[1::2]).max(axis=0) for side in (above, below))])
+    scales = np.maximum(peaks / _LARGEST, np.finfo(np.float32).tiny).astype(np.float32)
     return np.rint(matrix / scales).astype(np.int8), scales

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from nlpdeploy.bundle.errors import EngineFailed, EngineUnavailable, Unsupported
@@ -120,14 +121,18 @@ def test_bf16_needs_a_cpu_that_has_it(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "isa", "largest"),
-    [({"avx2", "avx512f", "avx512_vnni"}, "avx512_vnni", 127), ({"avx2"}, "avx2", 63), ({"asimd"}, "asimd", 127)],
+    ("flags", "isa", "narrow"),
+    [({"avx2", "avx512f", "avx512_vnni"}, "avx512_vnni", False), ({"avx2"}, "avx2", True), ({"asimd"}, "asimd", False)],
 )
-def test_int8_leaves_headroom_where_the_cpu_would_overflow(flags, isa, largest, graph, tmp_path, monkeypatch):
+def test_int8_leaves_headroom_where_the_cpu_would_overflow(flags, isa, narrow, graph, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_builders, "instruction_sets", lambda: frozenset(flags))
     entry = BUILDERS["onnx-int8"].build(graph, tmp_path, ())
     assert entry.valid_for == {"isa": isa}
-    assert f"up to {largest}," in entry.options["weights"]
+    assert entry.options["weights"].endswith("adds in 16 bits") == narrow
+    model = onnx.load(str(tmp_path / entry.file))
+    weights = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.data_type == 3]
+    pairs = max(int(np.abs(np.add.reduceat(matrix.astype(int), range(0, len(matrix), 2))).max()) for matrix in weights)
+    assert (pairs <= 128) == narrow
 
 
 def test_neither_building_nor_running_reports_to_anyone(graph, tmp_path):
