@@ -71,25 +71,15 @@ def trace(module: Any, interface: Interface, file: Path) -> None:
 
 
 def torch_export(module: Any, interface: Interface, file: Path) -> None:
-    """Export what ``torch.export`` makes of the module's own code."""
+    """Export what ``torch.export`` makes of the module's own code; its forward takes ``*values``."""
     import torch
 
     symbols = {symbol for axes in interface.axes.values() for symbol in axes.values()}
     dims = {symbol: torch.export.Dim(symbol, min=_LEAST.get(symbol)) for symbol in symbols}
     shapes = tuple({i: dims[symbol] for i, symbol in interface.axes[spec.name].items()} for spec in interface.inputs)
 
-    class Whole(torch.nn.Module):
-        """Takes all inputs alike, so that the shapes stand in one tuple, whatever the module's own signature."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module
-
-        def forward(self, *values: torch.Tensor) -> Any:
-            return self.module(*values)
-
     torch.onnx.export(
-        Whole().eval(),
+        module,
         interface.sample,
         str(file),
         input_names=[spec.name for spec in interface.inputs],

@@ -6,7 +6,7 @@ Knows no runtime's engine files.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +97,8 @@ def export_packed(packed: PackedModel, rows: Sequence[Row], checkpoint: Checkpoi
     # DeBERTa counts the distance of two tokens, not where they stand.
     unread = frozenset({"position_ids"})
     interface = Interface(packed.inputs, packed.outputs, {**axes, OUTPUT: texts}, sample, optional=unread)
-    return _best(packed.module, packed.module.base.config, interface, checkpoint, folder)
+    module = _of_values(packed.module, lambda values: packed.module(*values))
+    return _best(module, packed.module.base.config, interface, checkpoint, folder)
 
 
 def export_standard(module: torch.nn.Module, checkpoint: Checkpoint, file: Path) -> int:
@@ -193,19 +194,23 @@ def _opset(model: Any) -> int:
 
 def _only_logits(module: Any, names: tuple[str, ...]) -> Any:
     """The module as a function of its inputs in order that gives logits alone."""
+    return _of_values(module, lambda values: module(**dict(zip(names, values, strict=True))).logits)
+
+
+def _of_values(module: Any, answer: Callable[[tuple[Any, ...]], Any]) -> Any:
+    """A module around another one, whose forward takes all inputs alike, as ``*values``."""
     import torch
 
-    class Logits(torch.nn.Module):
+    class Values(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = module
 
-        def forward(self, *values: torch.Tensor) -> torch.Tensor:
-            answer: torch.Tensor = self.model(**dict(zip(names, values, strict=True))).logits
-            return answer
+        def forward(self, *values: torch.Tensor) -> Any:
+            return answer(values)
 
     # The exporters put back the mode that they found, into the module inside too.
-    return Logits().eval()
+    return Values().eval()
 
 
 def _interface(checkpoint: Checkpoint) -> Interface:

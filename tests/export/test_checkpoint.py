@@ -33,7 +33,8 @@ class TestWhatIsRead:
             feed = tokenizer(text, truncation=True, max_length=checkpoint.model.max_length, return_tensors="pt")
             feed = {name: feed[name] for name in feed if name in checkpoint.inputs}
             with torch.no_grad():
-                torch.testing.assert_close(ours(**feed).logits, theirs(**feed).logits, atol=1e-5, rtol=0)
+                want = theirs(**feed).logits
+                torch.testing.assert_close(ours(**feed).logits, want, atol=1e-4 * float(want.abs().max()), rtol=0)
         assert checkpoint.source.architecture == type(theirs).__name__
         assert checkpoint.source.parameters == theirs.num_parameters()
         assert checkpoint.model.labels == ("refund", "delivery", "account", "other")
