@@ -30,12 +30,14 @@ class Runtime:
         package: import name whose presence decides whether it is installed.
         module: module of this package with ``load_engine``.
         extra: extra that installs it.
+        compiles_shapes: whether it makes kernels for each shape that it meets for the first time.
     """
 
     name: str
     package: str
     module: str
     extra: str
+    compiles_shapes: bool = False
 
     def installed(self) -> bool:
         """Whether its package can be found; nothing is imported."""
@@ -50,7 +52,7 @@ RUNTIMES = {
     runtime.name: runtime
     for runtime in (
         Runtime("onnxruntime", "onnxruntime", ".onnxruntime", "cpu"),
-        Runtime("openvino", "openvino", ".openvino", "cpu"),
+        Runtime("openvino", "openvino", ".openvino", "cpu", compiles_shapes=True),
         Runtime("tensorrt", "tensorrt", ".tensorrt", "gpu"),
         Runtime("tensorrt_rtx", "tensorrt_rtx", ".tensorrt", "rtx"),
         Runtime("onnxruntime-cuda", "onnxruntime", ".onnxruntime_gpu", "gpu"),

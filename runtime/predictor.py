@@ -16,10 +16,10 @@ from ..bundle.manifest import EngineEntry, Manifest
 from ..bundle.specs import EngineState, ModelSpec, Task
 from ..bundle.store import Store
 from .calls import run_batches, run_rows
-from .catalogue import load_engine
+from .catalogue import RUNTIMES, load_engine
 from .cores import usable_cores
 from .engine import Engine, EngineOptions
-from .lanes import WIDE_WARM_SECONDS, LayoutChoice, compare_wide, fill_cores, side_by_side, warm_up
+from .lanes import WARM_SECONDS, WIDE_WARM_SECONDS, LayoutChoice, compare_wide, fill_cores, side_by_side, warm_up
 from .tasks import Floats, decode, top_classes
 from .text import Row, TextEncoder
 
@@ -237,6 +237,12 @@ class _Opening:
             raise
         return engine
 
+    def warm_up(self, engine: Engine, seconds: float = WARM_SECONDS) -> None:
+        """Where the runtime makes kernels for each new shape, :func:`~.lanes.warm_up`."""
+        runtime = RUNTIMES.get(self.entry.runtime)
+        if runtime is not None and runtime.compiles_shapes:
+            warm_up(engine, self.manifest.model, seconds)
+
 
 def _with_lanes(opening: _Opening, encoder: TextEncoder, threads: int | None) -> Predictor:
     cores = usable_cores()
@@ -244,12 +250,11 @@ def _with_lanes(opening: _Opening, encoder: TextEncoder, threads: int | None) ->
     layout = LayoutChoice(
         count, threads or each, None, "the threads were named" if threads else "one lane has all cores"
     )
-    model = opening.manifest.model
 
     def open_lane() -> Engine:
         lane = opening.proven(layout.threads)
         try:
-            warm_up(lane, model)
+            opening.warm_up(lane)
         except BaseException:
             lane.close()
             raise
@@ -280,7 +285,7 @@ def _wide(opening: _Opening, lane: Engine, cores: int, layout: LayoutChoice) -> 
         wide.close()
         wide = None
     elif wide:
-        warm_up(wide, opening.manifest.model, WIDE_WARM_SECONDS)
+        opening.warm_up(wide, WIDE_WARM_SECONDS)
     return wide, layout
 
 

@@ -142,6 +142,20 @@ def test_a_packed_engine_has_run_every_length_of_its_budget_before_the_first_req
     assert padded.layout is Layout.PADDED
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+def test_only_runtimes_that_compile_shapes_are_warmed_up(runtime, tmp_path: Path, monkeypatch) -> None:
+    warmed: list[str] = []
+    monkeypatch.setattr(predictor, "warm_up", lambda engine, model, seconds: warmed.append(runtime))
+    monkeypatch.setattr(predictor, "load_engine", lambda entry, folder, options: TinyEngine())
+    monkeypatch.setattr(predictor, "usable_cores", lambda: 2)
+
+    def of_runtime(manifest):
+        return dataclasses.replace(manifest, engines=(dataclasses.replace(manifest.engines[0], runtime=runtime),))
+
+    load(publish_tiny_bundle(tmp_path, change=of_runtime).path, all_lanes=True, threads=1)
+    assert len(warmed) == (2 if runtime == "openvino" else 0)
+
+
 def test_warming_up_ends_when_its_time_is_over():
     engine = PackedLinearEngine(delay=lambda rows, length: 0.01)
     warm_up(engine, model(max_length=96), 0.0)
