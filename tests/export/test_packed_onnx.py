@@ -1,6 +1,7 @@
 """Packed graphs for ONNX Runtime answer as the checkpoint does for each text alone, fused in every layer."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime as ort
@@ -13,7 +14,7 @@ from nlpdeploy.export.builders import BUILDERS
 from nlpdeploy.export.builders import onnx as onnx_builders
 from nlpdeploy.export.checkpoint import load_torch, read_checkpoint
 from nlpdeploy.export.exporters import EXPORTERS
-from nlpdeploy.export.graph import export_graph, export_packed
+from nlpdeploy.export.graph import export_packed
 from nlpdeploy.export.packed import checked_pack
 from nlpdeploy.runtime.batching import lay_out
 from nlpdeploy.runtime.engine import EngineOptions
@@ -35,10 +36,10 @@ def checkpoint(request, tmp_path_factory):
     return read_checkpoint(random_classifier(folder / "checkpoint", model_type=request.param, spread=0.1))
 
 
-@pytest.fixture
-def graph(checkpoint, tmp_path):
-    (tmp_path / "work").mkdir()
-    return export_graph(load_torch(checkpoint), checkpoint, tmp_path / "work")
+def work(checkpoint, folder):
+    """As much of a graph as packed engines are made from."""
+    (folder / "work").mkdir()
+    return SimpleNamespace(checkpoint=checkpoint, file=folder / "work" / "tracer" / "model.onnx")
 
 
 def packed(checkpoint, folder):
@@ -73,8 +74,8 @@ def test_a_packed_graph_is_fused_and_answers_as_each_text_alone(checkpoint, tmp_
             np.testing.assert_allclose(got, want[company], atol=1e-4 * np.abs(want).max())
 
 
-def test_int8_gives_a_text_the_same_answer_in_any_company(checkpoint, graph, tmp_path):
-    entry = BUILDERS[ENGINE].build(graph, tmp_path, ROWS)
+def test_int8_gives_a_text_the_same_answer_in_any_company(checkpoint, tmp_path):
+    entry = BUILDERS[ENGINE].build(work(checkpoint, tmp_path), tmp_path, ROWS)
     assert (entry.layout, entry.runtime, entry.precision) == (Layout.PACKED, "onnxruntime", "int8")
     engine = load_engine(entry, tmp_path / entry.file, EngineOptions(threads=1))
     answers = [
@@ -114,11 +115,9 @@ def test_inputs_and_outputs_are_declared_free_in_tokens_and_texts(bert, tmp_path
 
 
 def test_a_packed_graph_that_is_not_fused_wholly_is_refused(bert, tmp_path, monkeypatch):
-    (tmp_path / "work").mkdir()
-    whole = export_graph(load_torch(bert), bert, tmp_path / "work")
     made = packed(bert, tmp_path)
     loose = replace(made, fusion=replace(made.fusion, attention=0))
     monkeypatch.setattr(onnx_builders, "export_packed", lambda *given: loose)
     with pytest.raises(EngineFailed, match=r"onnx-int8-packed: .*attention 0 of 2"):
-        BUILDERS[ENGINE].build(whole, tmp_path, ROWS)
+        BUILDERS[ENGINE].build(work(bert, tmp_path), tmp_path, ROWS)
     assert not (tmp_path / "engines").exists()
