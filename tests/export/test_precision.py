@@ -83,7 +83,7 @@ def own_run(real, half):
         pytest.param("overflowing_values", marks=pytest.mark.slow),
         pytest.param("overflowing_feed_forward", marks=pytest.mark.slow),
         "overflowing_variance",
-        "vanishing_vectors",
+        pytest.param("vanishing_vectors", marks=pytest.mark.slow),
     ],
 )
 def test_damage_is_found_and_the_guilty_nodes_alone_stay_fp32(real, tmp_path, damage):

@@ -53,8 +53,10 @@ def environment(tmp_path_factory):
         python, wanted = folder / "bin" / "python", "\n".join(packages)
         ready = folder / "ready"
         if not ready.exists() or ready.read_text() != wanted:
-            subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True, timeout=120)
-            install = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *packages]
+            # Our own pip, and no byte code: most of what is installed is never imported.
+            subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True, timeout=120)
+            pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+            install = [*pip, "install", "--quiet", "--no-compile", *packages]
             done = subprocess.run(install, capture_output=True, text=True, timeout=280)
             assert done.returncode == 0, f"{packages} can't be installed:\n{done.stderr}"
             ready.write_text(wanted)

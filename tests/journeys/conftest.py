@@ -37,7 +37,7 @@ def export_real(
     done = nlpdeploy(
         "export", SHARED / "checkpoints" / checkpoint, "--name", name, "--data", proof,
         "--text-column", "text", "--label-column", label_column, "--store", folder / "store",
-        "--engines", engines, "--timing-seconds", 8, "--json", timeout=900,
+        "--engines", engines, "--timing-seconds", 4, "--json", timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return Exported(folder / "store", name, json.loads(done.stdout), done.stderr, SHARED / "data" / data)
