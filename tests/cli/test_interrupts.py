@@ -59,9 +59,17 @@ STAGES = {
     "while engines are compared and timed": ".staging/*/engines/openvino-f32/*.bin",
     "while the evidence is written": ".staging/*/evidence",
 }
+SLOW_STAGES = ("while the graph is exported", "while engines are built")
+"""Between two others that leave the same behind."""
 
 
-@pytest.mark.parametrize("pattern", STAGES.values(), ids=STAGES.keys())
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        pytest.param(pattern, id=stage, marks=pytest.mark.slow if stage in SLOW_STAGES else ())
+        for stage, pattern in STAGES.items()
+    ],
+)
 def test_an_interrupted_export_leaves_whole_bundles_or_none(checkpoint, tmp_path, pattern):
     store = tmp_path / "store"
     process = export(checkpoint, store)
@@ -143,12 +151,13 @@ def test_an_interrupted_load_test_ends_its_processes_and_keeps_what_it_measured(
     assert (judged.returncode, result["verdict"]) in ((10, "REFUTED"), (11, "INCONCLUSIVE"), (12, "INVALID"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     ("pattern", "children"),
     [
         pytest.param("*", 0, id="while it trains"),
-        pytest.param("loadtest-1/samples-*.bin", 3, id="while it load-tests", marks=pytest.mark.slow),
+        pytest.param("loadtest-1/samples-*.bin", 3, id="while it load-tests"),
     ],
 )
 def test_an_interrupted_demo_leaves_no_process(demo_checkpoint, tmp_path, pattern, children):

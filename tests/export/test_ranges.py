@@ -155,6 +155,7 @@ print(json.dumps({"peak": peak, "tensors": len(trace), "elements": trace["gelu11
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 def test_a_base_sized_model_is_traced_within_twice_its_size_and_a_gigabyte(tmp_path):
     file = tmp_path / "base.onnx"

@@ -249,6 +249,7 @@ def test_an_interrupt_cancels_the_build(tiny):
     assert len(steps) == taken < len(whole)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_a_real_encoder_in_half_is_half_all_through_and_half_as_large(tmp_path):
     checkpoint = read_checkpoint(SHARED / "checkpoints/banking77-minilm")
