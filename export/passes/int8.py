@@ -12,8 +12,8 @@ would never be taken. There zero lies near the lower end of the 255 steps, and t
 
 Without VNNI, x86 adds the products of two neighbouring weights in 16 bits (``vpmaddubsw``), which 255 * 127 * 2
 overflows. Where that is so, a channel's scale is as wide as it takes for any two that are added to come to 128 at most,
-since 255 * 128 fits.
-Halving the range of every weight is the usual remedy, and costs more: large weights seldom stand side by side.
+since 255 * 128 fits. Halving the range of every weight is the usual remedy, and costs more: large weights seldom stand
+side by side.
 
 Embeddings, the head and everything that is no matrix product stay fp32.
 """
