@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from ..runtime.heap import keep_freed_memory
 from ..runtime.predictor import Predictor
 from .log import LogFormat, format_for, logging_to, say_without_texts
 from .metrics import Metrics
@@ -83,6 +84,7 @@ def _request_log(settings: Settings, form: LogFormat) -> Iterator[RequestLog | N
 def _run(settings: Settings, predictors: Sequence[Predictor], requests: RequestLog | None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the encoder threads are the parallelism
     sys.setswitchinterval(SWITCH_INTERVAL)
+    keep_freed_memory()
     if not asyncio.run(serve(settings, predictors, requests)):
         if requests:
             requests.close()
