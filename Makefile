@@ -3,7 +3,8 @@ VENV    ?= .venv
 PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
              $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN      = $(VENV)/bin
-PIP      = $(BIN)/python -m pip --disable-pip-version-check
+# --no-compile: byte code is made when a module is first imported, and most of them never are.
+PIP_INSTALL = $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 TORCH   ?= torch==2.13.0
 READY    = $(VENV)/.ready
 ROOMS    = bundle wire runtime export serve handlers client loadtest cli
@@ -21,9 +22,9 @@ $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "nlpdeploy needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "setting up $(VENV) (first time: some minutes) ..."
-	@$(PIP) install --quiet "$(TORCH)"
-	@$(PIP) install --quiet --editable '.[dev]'
-	@$(PIP) install --quiet --editable '.[rtx]' || \
+	@$(PIP_INSTALL) "$(TORCH)"
+	@$(PIP_INSTALL) --editable '.[dev]'
+	@$(PIP_INSTALL) --editable '.[rtx]' || \
 	  echo "no TensorRT for RTX for this platform: its engines can't be built here and their tests are skipped" >&2
 	@touch $@
 

@@ -6,6 +6,8 @@ import signal
 import pytest
 from hypothesis import settings
 
+from support.client_environments import PACKAGES, set_up_beside
+
 # A red run must mean a change, so CI draws the same examples each time; elsewhere new ones are looked for.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -13,6 +15,16 @@ if os.environ.get("CI"):
 
 # Started in the background by a shell, all processes would ignore Ctrl-C; these tests send it to their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environments_beside(request):
+    """Environments of other clients are set up while the tests before theirs run."""
+    if not any("environment" in item.fixturenames for item in request.session.items):
+        yield
+        return
+    with set_up_beside(PACKAGES):
+        yield
 
 
 @pytest.fixture(scope="session")

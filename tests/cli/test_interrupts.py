@@ -59,7 +59,7 @@ STAGES = {
     "while engines are compared and timed": ".staging/*/engines/openvino-f32/*.bin",
     "while the evidence is written": ".staging/*/evidence",
 }
-SLOW_STAGES = ("while the graph is exported", "while engines are built")
+SLOW_STAGES = ("while the checkpoint is asked", "while the graph is exported", "while engines are built")
 """Between two others that leave the same behind."""
 
 
@@ -127,7 +127,7 @@ def test_an_explanation_that_is_interrupted_while_models_are_loaded_says_so(tmp_
     assert err.strip() == "nlpdeploy serve: interrupted"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_interrupted_load_test_ends_its_processes_and_keeps_what_it_measured(tmp_path, workers):
     publish_tiny_bundle(tmp_path / "store")
     data = tmp_path / "texts.txt"

@@ -73,7 +73,7 @@ print(json.dumps([got.model_name, got.parameters["priority"].int64_param, back =
 
 @pytest.fixture(scope="module")
 def kserve(environment):
-    return environment("kserve", "kserve==0.21.0")
+    return environment("kserve")
 
 
 def test_the_sdk_is_answered_over_grpc_and_http_raw_and_typed(kserve, tmp_path):

@@ -46,7 +46,7 @@ def export_real(
 @pytest.fixture(scope="session")
 def english(tmp_path_factory) -> Exported:
     store = tmp_path_factory.mktemp("english")
-    return export_real(store, "intent", "banking77-minilm", "banking77/test.csv", "category", every=4)
+    return export_real(store, "intent", "banking77-minilm", "banking77/test.csv", "category", every=6)
 
 
 @pytest.fixture(scope="session")

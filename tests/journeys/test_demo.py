@@ -1,5 +1,6 @@
 """The demo, whole, on a shorter load test."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from support.cli import nlpdeploy
 
 pytestmark = pytest.mark.timeout(900)
 
-SECONDS, RATE = 12, 30
+SECONDS, RATE = 8, 30
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +46,8 @@ def test_one_number_trail_runs_from_the_checkpoint_to_the_verdict(demo):
     held_to = json.loads((Path(verdict["run_dir"]) / "golden.json").read_text(encoding="utf-8"))
     assert {label for label in held_to if label is not None} <= set(listed["model"]["labels"])
     assert any(held_to)
-    (folder / "few.csv").write_text("text\nmy card is lost\nwhat is the rate?\n", encoding="utf-8")
-    weights = nlpdeploy(
-        "export", folder / "checkpoint", "--store", folder / "again", "--engines", "onnx-fp32",
-        "--data", folder / "few.csv", "--text-column", "text", "--timing-seconds", 1, "--json",
-    )  # fmt: skip
-    again = json.loads(nlpdeploy("models", "show", "checkpoint", "--store", folder / "again", "--json").stdout)
-    assert weights.returncode == 0
-    assert again["source"]["weights"] == listed["source"]["weights"]
+    weights = (folder / "checkpoint" / "model.safetensors").read_bytes()
+    assert listed["source"]["weights"] == {"model.safetensors": hashlib.sha256(weights).hexdigest()}
 
 
 def test_the_books_balance_and_the_traffic_is_what_was_asked_for(demo):
