@@ -6,7 +6,7 @@ import signal
 import pytest
 from hypothesis import settings
 
-from support.client_environments import PACKAGES, set_up_beside
+from support.beside import made_beside, wanted
 
 # A red run must mean a change, so CI draws the same examples each time; elsewhere new ones are looked for.
 settings.register_profile("ci", derandomize=True)
@@ -17,13 +17,17 @@ if os.environ.get("CI"):
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session")
+def beside_root(tmp_path_factory):
+    """Where what is made beside the tests goes."""
+    return tmp_path_factory.mktemp("beside")
+
+
 @pytest.fixture(scope="session", autouse=True)
-def environments_beside(request):
-    """Environments of other clients are set up while the tests before theirs run."""
-    if not any("environment" in item.fixturenames for item in request.session.items):
-        yield
-        return
-    with set_up_beside(PACKAGES):
+def made_while_other_tests_run(request, beside_root):
+    """What takes minutes, and only tests far down want."""
+    fixtures = {name for item in request.session.items for name in item.fixturenames}
+    with made_beside(beside_root, wanted(fixtures)):
         yield
 
 

@@ -8,20 +8,16 @@ import pytest
 
 from nlpdeploy.cli.exits import VERDICT
 from support.cli import nlpdeploy
+from support.demo_run import RATE, SECONDS, demo_run
 
 pytestmark = pytest.mark.timeout(900)
 
-SECONDS, RATE = 8, 30
-
 
 @pytest.fixture(scope="module")
-def demo(demo_checkpoint):
-    done = nlpdeploy(
-        "demo", "--dir", demo_checkpoint, "--seconds", SECONDS, "--rate", RATE, "--timing-seconds", 4, "--json",
-        timeout=800,
-    )  # fmt: skip
+def demo(beside_root):
+    folder, done = demo_run(beside_root)
     assert done.stdout, done.stderr
-    return demo_checkpoint, done, json.loads(done.stdout)
+    return folder, done, json.loads(done.stdout)
 
 
 def test_the_exit_status_is_the_verdicts(demo):

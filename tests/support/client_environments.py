@@ -1,18 +1,13 @@
 """Environments of their own for clients and libraries that can't stand beside what the tests are run with.
 
-Each is set up once, in ``interop/`` beside the interpreter's own packages, from the package index. As a program it sets
-up those named, so that this can be done beside other tests: ``python -m support.client_environments NAME …``.
+Each is set up once, in ``interop/`` beside the interpreter's own packages, from the package index.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # What the package itself depends on, without an engine's runtime.
@@ -56,24 +51,3 @@ def set_up(name: str) -> Path:
                 raise RuntimeError(f"{PACKAGES[name]} can't be installed:\n{done.stderr}")
             ready.write_text(wanted)
     return python
-
-
-@contextmanager
-def set_up_beside(names: Iterable[str]) -> Iterator[None]:
-    """Set them up, one after the other, in a process that is no child of this one, which tests look at.
-
-    What fails there is tried again, and told, by who asks for it.
-    """
-    command = ["sh", "-c", '"$@" >/dev/null 2>&1 & echo $$', "sh", sys.executable, "-m", __spec__.name, *names]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
-    begun = subprocess.run(command, stdout=subprocess.PIPE, start_new_session=True, check=True, env=environment)
-    try:
-        yield
-    finally:
-        with suppress(ProcessLookupError):  # it may have ended
-            os.killpg(int(begun.stdout), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    for each in sys.argv[1:]:
-        set_up(each)
