@@ -222,7 +222,7 @@ def wait_for_traffic(child: subprocess.Popen[str]) -> None:
     pytest.fail(f"no traffic: {child.communicate()[1]}")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_every_process_and_keeps_what_was_measured(tmp_path: Path, data: Path, workers: int) -> None:
     with null_server("--delay-ms", "100") as server:
         child = start_run(plan_for(server, "grpc", data, seconds=60.0, workers=workers), tmp_path / "run")
