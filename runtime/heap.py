@@ -20,8 +20,8 @@ _OWN_SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP
 def keep_freed_memory() -> bool:
     """Let this process keep freed blocks of up to 32 MiB, and 256 MiB free at the end of a heap, for the next call.
 
-    For processes that are this package's own: it holds for everything in them. Blocks that a process freed are reused
-    whatever their sizes, so that it keeps no more than it needed at one time.
+    For processes that are this package's own: it holds for everything in them. Such blocks then lie in the heaps, where
+    those of other sizes are made of them, instead of in mappings of their own.
 
     Returns:
         Whether it does. False without glibc, and where the environment says what malloc is to do.
